@@ -1,0 +1,87 @@
+#ifndef TTMD_GPT2_MODEL_H
+#define TTMD_GPT2_MODEL_H
+
+#include <stdint.h>
+
+#include "engine/gpt2/gpt2_config.h"
+#include "engine/gpt2/kv_store.h"
+#include "engine/gpt2/linear.h"
+
+/* A GPT-2 model, ready to compute: weights packed, nothing left of the file mapping. */
+struct gpt2_layer {
+    float *ln_1_weight, *ln_1_bias, *ln_2_weight, *ln_2_bias; /* (C) f32, owned */
+    struct linear c_attn;    /* C -> 3C */
+    struct linear attn_proj; /* C -> C */
+    struct linear c_fc;      /* C -> n_inner */
+    struct linear mlp_proj;  /* n_inner -> C */
+    float attn_scale;        /* 1/sqrt(D) and/or 1/(layer+1), as the config asks */
+};
+
+struct gpt2 {
+    struct gpt2_config cfg;
+    struct gpt2_layer *layers;        /* (n_layer) owned */
+    float *wpe;                       /* (P, C) f32, owned */
+    float *ln_f_weight, *ln_f_bias;   /* (C) f32, owned */
+    struct packed head;               /* (C, V): LM head; when tied also the token embedding */
+    bool tied;
+    struct packed wte;                /* (C, V) packed token embedding when untied, else empty */
+    enum dtype file_dtype;            /* of the largest tensor in the file, for /v1/models */
+    size_t n_params;                  /* stored parameters, a tied head counted once */
+    size_t weight_bytes;              /* resident bytes of all weights */
+};
+
+/* Progress of loading: fraction 0..1; may be called from the calling thread only. */
+typedef void gpt2_progress(void *arg, double fraction);
+
+/* gpt2_open -- load a Hugging Face GPT-2 directory.
+ *
+ *   c         used for packing in parallel
+ *   progress  may be NULL
+ *
+ * Tensor names are taken with or without `module.` and `transformer.`; `attn.bias` and
+ * `attn.masked_bias` buffers are skipped; lm_head.weight absent or equal to wte = tied. Any other
+ * unknown tensor, a missing one, or a wrong shape or dtype is refused by name.
+ * Errors  ERR_IO, ERR_MISSING, ERR_INVALID, ERR_UNSUPPORTED, ERR_NOMEM; nothing stays allocated.
+ */
+int gpt2_open(struct gpt2 **out, const char *dir, const struct compute *c, gpt2_progress *progress,
+              void *arg, struct err *err);
+void gpt2_close(struct gpt2 *m); /* m may be NULL */
+
+/* Successive tokens of one sequence in a step. */
+struct gpt2_seq {
+    const int32_t *tokens; /* (n) ids in [0, V); borrowed */
+    int n;
+    int pos0;              /* position of tokens[0]; positions before it are in the KV store */
+    const int32_t *blocks; /* KV blocks that cover positions 0..pos0+n-1; borrowed */
+};
+
+/* A step: the first n_decode sequences hold one generated token each (ROLE_DECODE), the others
+ * pieces of prompts (ROLE_PREFILL). */
+struct gpt2_step {
+    const struct gpt2_seq *seqs;
+    int n_seqs;
+    int n_decode;
+};
+
+/* gpt2_forward -- run the step's tokens through all layers, writing their keys and values to kv.
+ *
+ *   hidden   (T, C) f32, T = all tokens of the step in order; after the final LayerNorm; overwritten
+ *   scratch  >= gpt2_scratch_floats(m, T, threads), 64-byte aligned; borrowed
+ *
+ * A row's result does not depend on the other sequences of the step, bit for bit.
+ * Thread  the pool's owner. Allocates nothing.
+ */
+void gpt2_forward(const struct gpt2 *m, const struct compute *c, const struct kv_store *kv,
+                  const struct gpt2_step *step, float *hidden, float *scratch);
+size_t gpt2_scratch_floats(const struct gpt2 *m, int max_tokens, int threads);
+
+/* gpt2_logits -- logits[i] = hidden[rows[i]] . head, for the rows somebody needs.
+ *
+ *   rows     (n) row numbers of hidden; NULL = 0..n-1
+ *   logits   (n, V) f32, overwritten; V floats per row, no padding
+ *   scratch  >= n * C floats, 64-byte aligned
+ */
+void gpt2_logits(const struct gpt2 *m, const struct compute *c, const float *hidden,
+                 const int32_t *rows, int n, float *logits, float *scratch);
+
+#endif

@@ -1,0 +1,106 @@
+#ifndef TTMD_KERNELS_KERNELS_H
+#define TTMD_KERNELS_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/cpu.h"
+#include "engine/base/dtype.h"
+#include "engine/kernels/pack.h"
+
+/* Arithmetic on rows: one table of functions per instruction set, chosen once per process, with a
+ * scalar reference beside it.
+ *
+ * The rule that everything here keeps: the result for a row is a function of that row and of the
+ * weights alone, bit for bit. Sums over k run in the order of k whatever the number of rows and
+ * wherever a row stands in its block. That is what makes an answer independent of the batch. */
+
+enum act { ACT_NONE, ACT_GELU_NEW, ACT_GELU_ERF, ACT_RELU };
+
+/* What happens to a finished sum s[j] before it is stored: y = act(s + bias[j]) + residual. */
+struct epilogue {
+    const float *bias;     /* (n) f32, or NULL */
+    enum act act;
+    const float *residual; /* (rows, n) f32 with stride ldr, or NULL; may be y itself */
+    size_t ldr;            /* floats */
+};
+
+/* One tile of attention: nq successive queries of one sequence and one head. The keys and values
+ * lie in blocks of KV_BLOCK positions: block b of the sequence is at kv + blocks[b]*block_bytes,
+ * and in it the head's K tile (d, KV_BLOCK) at k_offset and its V tile (KV_BLOCK, dp) at v_offset,
+ * dp = d rounded up to KV_LANES. Elements are f32 or f16. Positions beyond a query's own are never
+ * read for it (causal). */
+#define KV_BLOCK 16
+#define KV_LANES 16
+#define ATTEND_MAX_Q 8
+
+struct attend {
+    const float *q;        /* (nq, d), stride ldq floats; borrowed */
+    size_t ldq;
+    float *out;            /* (nq, d), stride ldo floats; overwritten */
+    size_t ldo;
+    int nq;                /* 1..ATTEND_MAX_Q */
+    int pos0;              /* position of the first query; query i attends to 0..pos0+i */
+    int d;                 /* head size */
+    float scale;           /* multiplies q.k */
+    const void *kv;        /* base of the block store; borrowed */
+    const int32_t *blocks; /* block numbers of this sequence; borrowed */
+    size_t block_bytes, k_offset, v_offset;
+    float *scratch;        /* >= attend_scratch_floats(), 64-byte aligned; borrowed */
+};
+
+static inline size_t attend_scratch_floats(int d, int positions)
+{
+    size_t dp = ((size_t)d + KV_LANES - 1) / KV_LANES * KV_LANES;
+    size_t pp = ((size_t)positions + KV_BLOCK - 1) / KV_BLOCK * KV_BLOCK;
+    return ATTEND_MAX_Q * (dp + pp) + 64;
+}
+
+struct kernels {
+    const char *name; /* "avx512", "avx2", "neon", "scalar" */
+
+    /* panel -- y[r][0..cols) = epilogue(x[r] . panel) for `rows` rows and one panel of PACK_N columns;
+     * indexed by dtype F32, F16, BF16.
+     *   x      (rows, k) f32, stride ldx      panel  (k, PACK_N) of that dtype
+     *   y      (rows, cols) f32, stride ldy; cols <= PACK_N; epilogue pointers already at column 0 */
+    void (*panel[3])(const float *x, size_t ldx, size_t rows, const void *panel, size_t k, float *y,
+                     size_t ldy, size_t cols, const struct epilogue *e);
+
+    /* layer_norm -- y = (x - mean) / sqrt(var + eps) * w + b over n channels; y may be x. */
+    void (*layer_norm)(float *y, const float *x, const float *w, const float *b, float eps, size_t n);
+
+    /* activate -- x[i] = act(x[i]), in place; the same function that the epilogue applies. */
+    void (*activate)(float *x, size_t n, enum act act);
+
+    /* max -- the largest of x[0..n), n > 0; NaN is treated as -infinity. */
+    float (*max)(const float *x, size_t n);
+
+    /* argmax -- its index, the lowest one among equals. */
+    size_t (*argmax)(const float *x, size_t n);
+
+    /* sum_exp -- sum of exp(x[i] - shift), in double where it adds up. */
+    double (*sum_exp)(const float *x, size_t n, float shift);
+
+    /* exp_to -- y[i] = exp((x[i] - shift) * scale); y may be x. Returns the sum. */
+    double (*exp_to)(float *y, const float *x, size_t n, float shift, float scale);
+
+    /* dot -- the inner product of a[0..n) and b[0..n). */
+    float (*dot)(const float *a, const float *b, size_t n);
+
+    /* attend -- out[i] = softmax(scale * q[i] K^T) V; indexed by the KV element: F32, F16. */
+    void (*attend[2])(const struct attend *a);
+
+    /* kv_put -- store one position's key and value of one head: k[0..d) into column `t` of the K tile,
+     * v[0..d) into row `t` of the V tile (its padding lanes are set to zero). F32, F16. */
+    void (*kv_put[2])(void *k_tile, void *v_tile, int t, int d, const float *k, const float *v);
+};
+
+/* kernels_scalar -- the reference: plain loops, the same order of summation; never NULL. */
+const struct kernels *kernels_scalar(void);
+
+/* kernels_choose -- the fastest table that this CPU runs. `force` NULL, or a table's name ("scalar",
+ * "avx2"): tests and --kernels; NULL is returned if that one is unknown or cannot run here. */
+const struct kernels *kernels_choose(const struct cpu *c, const char *force);
+
+#endif
