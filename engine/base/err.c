@@ -37,9 +37,9 @@ int err_set_param(struct err *e, int code, const char *param, const char *fmt, .
 
 const char *err_code_name(int code)
 {
-    static const char *const names[] = {"ERR_NONE",     "ERR_INVALID", "ERR_TYPE",    "ERR_MISSING",
-                                        "ERR_UNSUPPORTED", "ERR_TOO_LONG", "ERR_IO",  "ERR_NOMEM",
-                                        "ERR_FULL",     "ERR_SHUTDOWN", "ERR_INTERNAL"};
+    static const char *const names[] = {
+        "ERR_NONE", "ERR_INVALID", "ERR_TYPE", "ERR_MISSING",  "ERR_UNSUPPORTED", "ERR_TOO_LONG",
+        "ERR_IO",   "ERR_NOMEM",   "ERR_FULL", "ERR_SHUTDOWN", "ERR_INTERNAL"};
     int i = -code;
     return i >= 0 && i < (int)(sizeof names / sizeof *names) ? names[i] : "ERR_?";
 }

@@ -47,10 +47,9 @@ const char *err_code_name(int code);
 _Noreturn void err_bug(const char *file, int line, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 #define BUG(...) err_bug(__FILE__, __LINE__, __VA_ARGS__)
-#define BUG_ON(cond)                  \
-    do {                              \
-        if (__builtin_expect(!!(cond), 0)) \
-            BUG("%s", #cond);         \
+#define BUG_ON(cond)                                         \
+    do {                                                     \
+        if (__builtin_expect(!!(cond), 0)) BUG("%s", #cond); \
     } while (0)
 
 #endif

@@ -116,6 +116,6 @@ void harness_close(const char *file, int line, const char *what, double a, doubl
                    double rel_tol)
 {
     if (!(fabs(a - b) <= abs_tol + rel_tol * fabs(b)))
-        ck_abort_msg("%s:%d: %s = %.9g, expected %.9g (tolerance %g + %g relative)", file, line, what,
-                     a, b, abs_tol, rel_tol);
+        ck_abort_msg("%s:%d: %s = %.9g, expected %.9g (tolerance %g + %g relative)", file, line,
+                     what, a, b, abs_tol, rel_tol);
 }

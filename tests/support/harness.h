@@ -8,10 +8,10 @@
 /* Every test program: static Suite *suite(void) {...}  TEST_MAIN(suite)
  * Tests fork (libcheck's default) but for ThreadSanitizer. */
 int harness_main(Suite *(*make)(void));
-#define TEST_MAIN(make)               \
-    int main(void)                    \
-    {                                 \
-        return harness_main(make);    \
+#define TEST_MAIN(make)            \
+    int main(void)                 \
+    {                              \
+        return harness_main(make); \
     }
 
 /* A build under a sanitizer: heavy loops take fewer rounds. */
