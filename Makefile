@@ -22,7 +22,7 @@ O       := $(B)/$(VARIANT)
 PKGS    := libmicrohttpd jansson openblas libutf8proc
 TESTPKG := check
 APT     := gcc make pkg-config libmicrohttpd-dev libjansson-dev libopenblas-dev libutf8proc-dev check
-APTLINT := clang clang-format clang-tidy cppcheck libclang-rt-14-dev
+APTLINT := git clang clang-format clang-tidy cppcheck libclang-rt-14-dev
 ARCH    := $(shell uname -m)
 GIT     := $(shell git describe --always --dirty 2>/dev/null)
 
