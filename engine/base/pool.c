@@ -1,0 +1,267 @@
+/* Fork-join for jobs of tens of microseconds: a decode step has some 75 of them, so that waking
+ * threads through the kernel each time (5-50 us) would cost as much as the work.
+ *
+ *   owner                                   worker
+ *   job = ...; next = 0                     spin on `round`, for SPIN_NS at most,
+ *   gate = OPEN; round++                      then sleep on it (futex)
+ *   wake sleepers, if any                   round changed: enter the gate: OPEN|k -> OPEN|k+1
+ *   take pieces from `next`                 take pieces from `next`
+ *   gate &= ~OPEN                           leave: gate - 1
+ *   wait until gate == 0
+ *
+ * The gate counts the workers inside. The owner waits only for those, never for a worker that is
+ * still asleep: when it has run out of pieces, all others are held by workers inside. That is what
+ * a plain barrier lacks: with it, one worker that the kernel did not schedule stops every job, even
+ * when the others have done all the work. Job fields are plain memory: they change only while the
+ * gate is shut and empty, and the gate's acquire/release orders them.
+ *
+ * Lost wakeups cannot happen. A worker announces itself in `sleepers` before the kernel compares
+ * `round` with the value it saw; the owner changes `round` before it reads `sleepers` (all
+ * sequentially consistent): either the owner sees the sleeper or the kernel sees the new round.
+ * The owner sleeps on the gate with WAITED set; the last worker to leave sees the bit and wakes it.
+ *
+ * Nobody spins when there are more threads than processors: the spinner would hold the processor
+ * that the other one needs. */
+#include "engine/base/pool.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdalign.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "engine/base/clock.h"
+#include "engine/base/cpu.h"
+#include "engine/base/mem.h"
+
+#define OPEN 0x80000000u
+#define WAITED 0x40000000u
+#define SPIN_NS 40000
+#define PAUSES_PER_LOOK 16
+#define CACHE_LINE 64
+
+struct worker {
+    struct pool *pool;
+    pthread_t thread;
+    int index; /* 1.. ; the owner is 0 */
+};
+
+struct pool {
+    alignas(CACHE_LINE) atomic_uint round; /* futex of the workers */
+    atomic_uint sleepers;                  /* workers asleep on round, or about to be */
+    atomic_bool stop;
+    alignas(CACHE_LINE) atomic_uint gate;   /* OPEN | WAITED | workers inside; futex of the owner */
+    alignas(CACHE_LINE) atomic_size_t next; /* piece to hand out next */
+    alignas(CACHE_LINE) pool_task *task;    /* the job: stable while the gate is open or occupied */
+    void *arg;
+    size_t n, grain, pieces;
+    int threads;
+    uint64_t spin_ns;
+    struct worker *workers; /* owned; threads - 1 of them */
+};
+
+static void futex_wait(atomic_uint *word, unsigned seen)
+{
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+}
+
+static void futex_wake(atomic_uint *word, int n)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0);
+}
+
+static void cpu_pause(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb" ::: "memory"); /* yield is a no-op on most cores; isb waits a little */
+#endif
+}
+
+static void run_pieces(size_t n, size_t grain, size_t piece, pool_task *task, void *arg, int worker)
+{
+    size_t begin = piece * grain, left = n - begin;
+    task(arg, begin, begin + (left < grain ? left : grain), worker);
+}
+
+static void work(struct pool *p, int worker)
+{
+    size_t piece;
+    while ((piece = atomic_fetch_add_explicit(&p->next, 1, memory_order_relaxed)) < p->pieces)
+        run_pieces(p->n, p->grain, piece, p->task, p->arg, worker);
+}
+
+/* Spin until *word differs from seen, or the time is up. */
+static unsigned spin_while(const atomic_uint *word, unsigned seen, uint64_t spin_ns)
+{
+    unsigned now = atomic_load(word);
+    if (now != seen || !spin_ns) return now;
+    uint64_t end = clock_ns() + spin_ns;
+    do {
+        for (int i = 0; i < PAUSES_PER_LOOK; i++) {
+            cpu_pause();
+            now = atomic_load_explicit(word, memory_order_acquire);
+            if (now != seen) return now;
+        }
+    } while (clock_ns() < end);
+    return now;
+}
+
+static unsigned next_round(struct pool *p, unsigned seen)
+{
+    unsigned now = spin_while(&p->round, seen, p->spin_ns);
+    if (now != seen) return now;
+    atomic_fetch_add(&p->sleepers, 1);
+    while ((now = atomic_load(&p->round)) == seen)
+        futex_wait(&p->round, seen);
+    atomic_fetch_sub(&p->sleepers, 1);
+    return now;
+}
+
+static bool enter(struct pool *p)
+{
+    unsigned g = atomic_load(&p->gate);
+    while (g & OPEN)
+        if (atomic_compare_exchange_weak(&p->gate, &g, g + 1)) return true;
+    return false;
+}
+
+static void leave(struct pool *p)
+{
+    if (atomic_fetch_sub(&p->gate, 1) == (WAITED | 1)) futex_wake(&p->gate, 1);
+}
+
+static void *worker_main(void *arg)
+{
+    struct worker *w = arg;
+    struct pool *p = w->pool;
+    unsigned seen = 0;
+    for (;;) {
+        seen = next_round(p, seen);
+        if (atomic_load(&p->stop)) return NULL;
+        if (!enter(p)) continue;
+        work(p, w->index);
+        leave(p);
+    }
+}
+
+/* Shut the gate, then wait for the workers inside. */
+static void drain(struct pool *p)
+{
+    unsigned g = atomic_fetch_and(&p->gate, ~OPEN) & ~OPEN;
+    uint64_t end = 0;
+    while (g) {
+        if (!(g & WAITED)) {
+            uint64_t now = p->spin_ns ? clock_ns() : 0;
+            if (!end) end = now + p->spin_ns;
+            if (now < end) {
+                g = spin_while(&p->gate, g, end - now);
+                continue;
+            }
+            if (!atomic_compare_exchange_strong(&p->gate, &g, g | WAITED)) continue;
+            g |= WAITED;
+        }
+        if (g == WAITED) break;
+        futex_wait(&p->gate, g);
+        g = atomic_load(&p->gate);
+    }
+}
+
+static void new_round(struct pool *p, int wake)
+{
+    atomic_fetch_add(&p->round, 1);
+    unsigned asleep = atomic_load(&p->sleepers);
+    if (asleep) futex_wake(&p->round, wake);
+}
+
+void pool_for(struct pool *p, size_t n, size_t grain, pool_task *task, void *arg)
+{
+    BUG_ON(grain < 1);
+    size_t pieces = n / grain + (n % grain != 0);
+    if (!p || p->threads == 1 || pieces <= 1) {
+        for (size_t i = 0; i < pieces; i++)
+            run_pieces(n, grain, i, task, arg, 0);
+        return;
+    }
+    p->task = task;
+    p->arg = arg;
+    p->n = n;
+    p->grain = grain;
+    p->pieces = pieces;
+    atomic_store_explicit(&p->next, 0, memory_order_relaxed);
+    atomic_store(&p->gate, OPEN);
+    new_round(p, pieces - 1 < INT_MAX ? (int)(pieces - 1) : INT_MAX);
+    work(p, 0);
+    drain(p);
+}
+
+int pool_threads(const struct pool *p)
+{
+    return p ? p->threads : 1;
+}
+
+static void stop_workers(struct pool *p, int started)
+{
+    atomic_store(&p->stop, true);
+    new_round(p, INT_MAX);
+    for (int i = 0; i < started; i++)
+        pthread_join(p->workers[i].thread, NULL);
+    free(p->workers);
+    free(p);
+}
+
+/* Signals are for the main thread: workers start with all of them blocked. */
+static int start_workers(struct pool *p, int *started)
+{
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int rc = 0;
+    for (*started = 0; *started < p->threads - 1; ++*started) {
+        struct worker *w = &p->workers[*started];
+        *w = (struct worker){.pool = p, .index = *started + 1};
+        rc = pthread_create(&w->thread, NULL, worker_main, w);
+        if (rc) break;
+        char name[16];
+        snprintf(name, sizeof name, "compute-%d", w->index);
+        pthread_setname_np(w->thread, name);
+    }
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return rc;
+}
+
+int pool_new(struct pool **out, int threads, struct err *err)
+{
+    BUG_ON(threads < 1);
+    struct pool *p = aligned_alloc(CACHE_LINE, mem_round_up(sizeof *p, CACHE_LINE));
+    if (!p) BUG("out of memory: %zu bytes", sizeof *p);
+    memset(p, 0, sizeof *p);
+    struct cpu cpu;
+    cpu_detect(&cpu);
+    p->threads = threads;
+    p->spin_ns = threads <= cpu_threads(&cpu, 0) ? SPIN_NS : 0;
+    p->workers = mem_calloc((size_t)threads, sizeof *p->workers);
+    int started, rc = start_workers(p, &started);
+    if (rc) {
+        stop_workers(p, started);
+        return err_set(err, ERR_IO, "cannot start compute thread %d of %d: %s", started + 1,
+                       threads - 1, strerror(rc));
+    }
+    *out = p;
+    return 0;
+}
+
+void pool_free(struct pool *p)
+{
+    if (p) stop_workers(p, p->threads - 1);
+}
