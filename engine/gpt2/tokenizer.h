@@ -17,14 +17,16 @@ struct tokens {
     size_t n, cap;
 };
 void tokens_push(struct tokens *t, int32_t id);
+void tokens_reserve(struct tokens *t, size_t more); /* room for `more` ids */
 void tokens_release(struct tokens *t);
 
 /* tokenizer_open -- from DIR/tokenizer.json if it is there, else vocab.json + merges.txt (also under
  * OpenAI's names encoder.json + vocab.bpe), with added_tokens.json when present.
  *
  * Refused by name: another model type than BPE, normalizers, another pre-tokenizer than ByteLevel,
- * duplicate or negative ids, holes of more than 2^20 ids, merges whose parts or product are no tokens.
- * Errors  ERR_IO, ERR_MISSING, ERR_INVALID, ERR_UNSUPPORTED.
+ * duplicate or negative ids, holes of more than 2^20 ids, merges whose parts or product are no tokens,
+ * files beyond 256 MB, ids from 2^24 on.
+ * Errors  ERR_IO, ERR_MISSING, ERR_INVALID, ERR_TYPE, ERR_UNSUPPORTED; *out untouched.
  */
 int tokenizer_open(struct tokenizer **out, const char *dir, struct err *err);
 void tokenizer_close(struct tokenizer *t); /* t may be NULL */
@@ -38,7 +40,10 @@ int tokenizer_parse_bpe(struct tokenizer **out, const char *vocab_json, size_t v
 /* tokenizer_encode -- append the ids of text to *out.
  *
  *   text     bytes; ill-formed UTF-8 is encoded byte for byte
- *   special  true: the literal text of special tokens ("<|endoftext|>") becomes their id
+ *   special  true: the literal text of special tokens ("<|endoftext|>") becomes their id, the
+ *            longest one at the leftmost place; other added tokens are found always
+ *
+ * Bytes without a token (never in GPT-2's own files) become the file's unk_token or nothing.
  *
  * Cost  O(len log len) on any input.
  */
