@@ -11,13 +11,13 @@
 /* The hyper-parameters of a GPT-2 model, from a Hugging Face config.json. */
 struct gpt2_config {
     int n_layer, n_head, n_embd, n_positions, vocab_size;
-    int n_inner;                 /* 4 * n_embd when null or absent */
+    int n_inner; /* 4 * n_embd when null or absent */
     float layer_norm_epsilon;
-    enum act activation;         /* gelu_new (also gelu_pytorch_tanh), gelu, relu */
+    enum act activation; /* gelu_new (also gelu_pytorch_tanh), gelu, relu */
     bool scale_attn_weights;
     bool scale_attn_by_inverse_layer_idx;
-    bool tie_word_embeddings;    /* as the file says; the checkpoint decides (see gpt2_open) */
-    int32_t bos_token_id, eos_token_id; /* -1 when null or absent */
+    bool tie_word_embeddings; /* as the file says; the checkpoint decides (see gpt2_open) */
+    int32_t bos_token_id, eos_token_id; /* -1 when null, absent or not in the vocabulary */
 };
 
 /* gpt2_config_parse -- from the text of a config.json.

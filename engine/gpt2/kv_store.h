@@ -15,12 +15,12 @@
  * attention run along vectors without horizontal sums. Who owns which block is run/kv.h's business.
  * The memory is mapped lazily: blocks never used cost nothing. */
 struct kv_store {
-    enum dtype dtype;     /* F32 or F16 */
+    enum dtype dtype; /* F32 or F16 */
     int n_blocks, n_layer, n_head, d, dp;
     size_t k_tile_bytes, v_tile_bytes; /* of one head in one layer */
-    size_t layer_bytes;   /* n_head * (k_tile + v_tile) */
-    size_t block_bytes;   /* n_layer * layer_bytes */
-    void *base;           /* owned */
+    size_t layer_bytes;                /* n_head * (k_tile + v_tile) */
+    size_t block_bytes;                /* n_layer * layer_bytes */
+    void *base;                        /* owned */
 };
 
 /* kv_block_bytes -- bytes of one block for this model and element type. */

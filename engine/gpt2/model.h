@@ -10,24 +10,24 @@
 /* A GPT-2 model, ready to compute: weights packed, nothing left of the file mapping. */
 struct gpt2_layer {
     float *ln_1_weight, *ln_1_bias, *ln_2_weight, *ln_2_bias; /* (C) f32, owned */
-    struct linear c_attn;    /* C -> 3C */
-    struct linear attn_proj; /* C -> C */
-    struct linear c_fc;      /* C -> n_inner */
-    struct linear mlp_proj;  /* n_inner -> C */
-    float attn_scale;        /* 1/sqrt(D) and/or 1/(layer+1), as the config asks */
+    struct linear c_attn;                                     /* C -> 3C */
+    struct linear attn_proj;                                  /* C -> C */
+    struct linear c_fc;                                       /* C -> n_inner */
+    struct linear mlp_proj;                                   /* n_inner -> C */
+    float attn_scale; /* 1/sqrt(D) and/or 1/(layer+1), as the config asks */
 };
 
 struct gpt2 {
     struct gpt2_config cfg;
-    struct gpt2_layer *layers;        /* (n_layer) owned */
-    float *wpe;                       /* (P, C) f32, owned */
-    float *ln_f_weight, *ln_f_bias;   /* (C) f32, owned */
-    struct packed head;               /* (C, V): LM head; when tied also the token embedding */
+    struct gpt2_layer *layers;      /* (n_layer) owned */
+    float *wpe;                     /* (P, C) f32, owned */
+    float *ln_f_weight, *ln_f_bias; /* (C) f32, owned */
+    struct packed head;             /* (C, V): LM head; when tied also the token embedding */
     bool tied;
-    struct packed wte;                /* (C, V) packed token embedding when untied, else empty */
-    enum dtype file_dtype;            /* of the largest tensor in the file, for /v1/models */
-    size_t n_params;                  /* stored parameters, a tied head counted once */
-    size_t weight_bytes;              /* resident bytes of all weights */
+    struct packed wte;     /* (C, V) packed token embedding when untied, else empty */
+    enum dtype file_dtype; /* of the largest tensor in the file, for /v1/models */
+    size_t n_params;       /* stored parameters, a tied head counted once */
+    size_t weight_bytes;   /* resident bytes of all weights */
 };
 
 /* Progress of loading: fraction 0..1; may be called from the calling thread only. */
@@ -55,12 +55,21 @@ struct gpt2_seq {
     const int32_t *blocks; /* KV blocks that cover positions 0..pos0+n-1; borrowed */
 };
 
+/* What a step computed on its way, (rows, cols) without padding, valid during the call:
+ *   layer -1:    "embed" (T, C), "ln_f" (T, C)
+ *   each layer:  "ln_1" (T, C), "qkv" (T, 3C), "attn" (T, C), "attn_resid" (T, C), "ln_2" (T, C),
+ *                "act" (T, n_inner), "mlp_resid" (T, C) */
+typedef void gpt2_tap(void *arg, int layer, const char *what, const float *data, size_t rows,
+                      size_t cols);
+
 /* A step: the first n_decode sequences hold one generated token each (ROLE_DECODE), the others
  * pieces of prompts (ROLE_PREFILL). */
 struct gpt2_step {
     const struct gpt2_seq *seqs;
     int n_seqs;
     int n_decode;
+    gpt2_tap *tap; /* NULL but in tests */
+    void *tap_arg;
 };
 
 /* gpt2_forward -- run the step's tokens through all layers, writing their keys and values to kv.

@@ -11,14 +11,15 @@
 #define ST_MAX_DIMS 8
 
 struct st_tensor {
-    const char *name;      /* owned by the set */
+    const char *name; /* owned by the set */
     enum dtype dtype;
     int n_dims;
     size_t shape[ST_MAX_DIMS];
-    size_t elements;       /* product of shape, 1 for a scalar */
-    const void *data;      /* inside the mapping, maybe unaligned; borrowed until st_close() */
+    size_t elements;  /* product of shape, 1 for a scalar */
+    const void *data; /* inside the mapping, maybe unaligned; borrowed until st_close() */
     size_t bytes;
-    const char *file;      /* "model.safetensors" or the shard; owned by the set */
+    const char *file; /* "model.safetensors" or the shard; owned by the set */
+    int mapped;       /* data are pages of a file: st_drop() has something to give back */
 };
 
 struct st_set;
@@ -47,16 +48,20 @@ void st_drop(const struct st_tensor *t);
  * `data` is a whole file image; the set borrows it. */
 int st_parse(struct st_set **out, const void *data, size_t len, const char *name, struct err *err);
 
-/* Writing: st_writer_open(path) ; st_writer_add() for each tensor ; st_writer_finish(). The header
- * needs all shapes first, so tensors are declared, then written in the order of declaration. */
+/* Writing: open ; declare each tensor ; begin ; data ; finish. The header needs all shapes first, so
+ * tensors are declared, then written in the order of declaration. The bytes go to PATH.partial, and
+ * finish renames it: a reader never sees half a file. A failed call leaves the writer to be aborted. */
 struct st_writer;
 int st_writer_open(struct st_writer **out, const char *path, struct err *err);
 void st_writer_declare(struct st_writer *w, const char *name, enum dtype t, const size_t *shape,
                        int n_dims);
 int st_writer_begin(struct st_writer *w, struct err *err); /* header is written */
-int st_writer_data(struct st_writer *w, const float *src, size_t n, struct err *err); /* converts to the
+int st_writer_data(struct st_writer *w, const float *src, size_t n,
+                   struct err *err); /* converts to the
                         declared dtype (F32, F16, BF16); a tensor may come in several pieces */
-int st_writer_finish(struct st_writer *w, struct err *err); /* checks completeness, fsync, close, free */
+int st_writer_finish(struct st_writer *w,
+                     struct err *err);     /* checks completeness, fsync, rename, free;
+                                                               frees on failure too (as abort does) */
 void st_writer_abort(struct st_writer *w); /* close and unlink; w may be NULL */
 
 #endif

@@ -1,0 +1,336 @@
+/* One step of the model: the tokens of many sequences as the rows of one matrix, through all layers.
+ *
+ *     x = embed                                    (T, C)   the residual stream, in `hidden`
+ *     per layer:  a = ln_1 x                       (T, C)
+ *                 q k v = a W_attn + b             (T, 3C)  k, v -> store
+ *                 a = attention                    (T, C)   by (sequence, head, tile of queries)
+ *                 x = x + a W_proj + b
+ *                 a = ln_2 x
+ *                 h = act(a W_fc + b)              (T, n_inner)
+ *                 x = x + h W_proj + b
+ *     x = ln_f x
+ *
+ * Rows mix in attention only, and there each query reads the keys of its own sequence up to itself.
+ * All the rest is row by row, by kernels whose result for a row does not depend on its neighbours: so
+ * neither chunking, nor batching, nor the number of threads changes a bit. That is why keys and
+ * values always travel through the store, also those of the same step: a prompt in one piece reads
+ * back exactly what a prompt in two pieces does, F16 rounding included.
+ *
+ * Scratch is carved once per step; nothing is allocated. */
+#include <string.h>
+
+#include "engine/base/mem.h"
+#include "engine/gpt2/model.h"
+
+/* Below so many multiplications a piece of work is not worth waking another thread. */
+#define PIECE_OPS 16384
+
+/* Up to ATTEND_MAX_Q successive queries of one sequence. */
+struct tile {
+    int seq, row0, pos0, nq;
+};
+
+struct step {
+    const struct gpt2 *m;
+    const struct compute *c;
+    const struct kv_store *kv;
+    const struct gpt2_step *in;
+    struct linear_rows rows;
+    size_t t;           /* rows of the step */
+    float *x;           /* (T, C) residual stream */
+    float *a;           /* (T, C) */
+    float *wide;        /* (T, max(3C, n_inner)) */
+    int32_t *row_seq;   /* (T) sequence of a row */
+    int32_t *row_pos;   /* (T) its position */
+    struct tile *tiles; /* (n_tiles <= T) */
+    size_t n_tiles;
+    float *attend; /* (threads, attend_floats) */
+    size_t attend_floats;
+    float *linear; /* for linear_apply() */
+    const struct gpt2_layer *layer;
+    size_t layer_no;
+    const float *ln_in, *ln_w, *ln_b;
+    float *ln_out;
+};
+
+static size_t max_size(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+/* ---- scratch ---- */
+
+static size_t line(size_t floats)
+{
+    return mem_round_up(floats, 16);
+}
+
+static size_t wide_cols(const struct gpt2 *m)
+{
+    return max_size(3 * (size_t)m->cfg.n_embd, (size_t)m->cfg.n_inner);
+}
+
+static size_t attend_floats(const struct gpt2 *m)
+{
+    return line(attend_scratch_floats(m->cfg.n_embd / m->cfg.n_head, m->cfg.n_positions));
+}
+
+static size_t tile_floats(size_t tokens)
+{
+    return line((tokens * sizeof(struct tile) + sizeof(float) - 1) / sizeof(float));
+}
+
+static size_t linear_floats(const struct gpt2 *m, struct linear_rows rows)
+{
+    size_t n = 0;
+    for (int i = 0; i < m->cfg.n_layer; i++) {
+        const struct gpt2_layer *l = &m->layers[i];
+        n = max_size(n, linear_scratch_floats(&l->c_attn, rows));
+        n = max_size(n, linear_scratch_floats(&l->attn_proj, rows));
+        n = max_size(n, linear_scratch_floats(&l->c_fc, rows));
+        n = max_size(n, linear_scratch_floats(&l->mlp_proj, rows));
+    }
+    return line(n);
+}
+
+size_t gpt2_scratch_floats(const struct gpt2 *m, int max_tokens, int threads)
+{
+    size_t t = (size_t)max_tokens;
+    struct linear_rows all = {.n_decode = t, .n_prefill = t};
+    return line(t * (size_t)m->cfg.n_embd) + line(t * wide_cols(m)) + 2 * line(t) + tile_floats(t) +
+           (size_t)threads * attend_floats(m) + linear_floats(m, all);
+}
+
+static void carve(struct step *s, float *scratch)
+{
+    const struct gpt2 *m = s->m;
+    float *p = scratch;
+    s->a = p;
+    p += line(s->t * (size_t)m->cfg.n_embd);
+    s->wide = p;
+    p += line(s->t * wide_cols(m));
+    s->row_seq = (int32_t *)p;
+    p += line(s->t);
+    s->row_pos = (int32_t *)p;
+    p += line(s->t);
+    s->tiles = (struct tile *)p;
+    p += tile_floats(s->t);
+    s->attend_floats = attend_floats(m);
+    s->attend = p;
+    p += (size_t)pool_threads(s->c->pool) * s->attend_floats;
+    s->linear = p;
+}
+
+/* ---- the rows of the step ---- */
+
+static void check_seq(const struct gpt2 *m, const struct gpt2_seq *q)
+{
+    BUG_ON(q->n < 1 || q->pos0 < 0 || q->n > m->cfg.n_positions - q->pos0);
+    for (int i = 0; i < q->n; i++)
+        BUG_ON(q->tokens[i] < 0 || q->tokens[i] >= m->cfg.vocab_size);
+}
+
+static size_t count_rows(const struct gpt2 *m, const struct gpt2_step *in)
+{
+    size_t t = 0;
+    BUG_ON(in->n_decode < 0 || in->n_decode > in->n_seqs);
+    for (int i = 0; i < in->n_seqs; i++) {
+        check_seq(m, &in->seqs[i]);
+        BUG_ON(i < in->n_decode && in->seqs[i].n != 1);
+        t += (size_t)in->seqs[i].n;
+    }
+    return t;
+}
+
+static void lay_out(struct step *s)
+{
+    int row = 0;
+    s->n_tiles = 0;
+    for (int i = 0; i < s->in->n_seqs; i++) {
+        const struct gpt2_seq *q = &s->in->seqs[i];
+        for (int j = 0; j < q->n; j++) {
+            s->row_seq[row + j] = i;
+            s->row_pos[row + j] = q->pos0 + j;
+        }
+        for (int j = 0; j < q->n; j += ATTEND_MAX_Q) {
+            int nq = q->n - j < ATTEND_MAX_Q ? q->n - j : ATTEND_MAX_Q;
+            s->tiles[s->n_tiles++] =
+                (struct tile){.seq = i, .row0 = row + j, .pos0 = q->pos0 + j, .nq = nq};
+        }
+        row += q->n;
+    }
+}
+
+/* Items per piece for work of `ops` multiplications an item. */
+static size_t grain(size_t ops)
+{
+    return ops < PIECE_OPS ? PIECE_OPS / (ops ? ops : 1) : 1;
+}
+
+static void tap(const struct step *s, int layer, const char *what, const float *data, size_t cols)
+{
+    if (s->in->tap) s->in->tap(s->in->tap_arg, layer, what, data, s->t, cols);
+}
+
+/* ---- row by row ---- */
+
+static void embed_task(void *arg, size_t begin, size_t end, int worker)
+{
+    (void)worker;
+    const struct step *s = arg;
+    const struct gpt2 *m = s->m;
+    size_t c = (size_t)m->cfg.n_embd;
+    const struct packed *wte = m->tied ? &m->head : &m->wte;
+    for (size_t r = begin; r < end; r++) {
+        const struct gpt2_seq *q = &s->in->seqs[s->row_seq[r]];
+        const float *wpe = m->wpe + (size_t)s->row_pos[r] * c;
+        float *x = s->x + r * c;
+        packed_get_column(wte, (size_t)q->tokens[s->row_pos[r] - q->pos0], x);
+        for (size_t i = 0; i < c; i++)
+            x[i] += wpe[i];
+    }
+}
+
+static void norm_task(void *arg, size_t begin, size_t end, int worker)
+{
+    (void)worker;
+    const struct step *s = arg;
+    size_t c = (size_t)s->m->cfg.n_embd;
+    for (size_t r = begin; r < end; r++)
+        s->c->k->layer_norm(s->ln_out + r * c, s->ln_in + r * c, s->ln_w, s->ln_b,
+                            s->m->cfg.layer_norm_epsilon, c);
+}
+
+static void norm(struct step *s, float *y, const float *w, const float *b)
+{
+    s->ln_in = s->x;
+    s->ln_out = y;
+    s->ln_w = w;
+    s->ln_b = b;
+    pool_for(s->c->pool, s->t, grain(8 * (size_t)s->m->cfg.n_embd), norm_task, s);
+}
+
+/* ---- attention ---- */
+
+static size_t kv_offset(const struct step *s, size_t head)
+{
+    const struct kv_store *kv = s->kv;
+    return s->layer_no * kv->layer_bytes + head * (kv->k_tile_bytes + kv->v_tile_bytes);
+}
+
+static void put_task(void *arg, size_t begin, size_t end, int worker)
+{
+    (void)worker;
+    const struct step *s = arg;
+    const struct kv_store *kv = s->kv;
+    size_t c = (size_t)s->m->cfg.n_embd, d = (size_t)kv->d;
+    void (*put)(void *, void *, int, int, const float *, const float *) =
+        s->c->k->kv_put[kv->dtype];
+    for (size_t r = begin; r < end; r++) {
+        const struct gpt2_seq *q = &s->in->seqs[s->row_seq[r]];
+        size_t block = (size_t)q->blocks[s->row_pos[r] / KV_BLOCK];
+        char *at = (char *)kv->base + block * kv->block_bytes;
+        const float *k = s->wide + r * 3 * c + c, *v = k + c;
+        for (size_t h = 0; h < (size_t)kv->n_head; h++) {
+            char *tile = at + kv_offset(s, h);
+            put(tile, tile + kv->k_tile_bytes, s->row_pos[r] % KV_BLOCK, kv->d, k + h * d,
+                v + h * d);
+        }
+    }
+}
+
+/* Items go head by head: successive tiles of a sequence find its keys in the cache. */
+static void attend_task(void *arg, size_t begin, size_t end, int worker)
+{
+    const struct step *s = arg;
+    const struct kv_store *kv = s->kv;
+    size_t c = (size_t)s->m->cfg.n_embd, d = (size_t)kv->d;
+    for (size_t i = begin; i < end; i++) {
+        size_t h = i / s->n_tiles;
+        const struct tile *t = &s->tiles[i % s->n_tiles];
+        size_t row = (size_t)t->row0, k_offset = kv_offset(s, h);
+        struct attend a = {
+            .q = s->wide + row * 3 * c + h * d,
+            .ldq = 3 * c,
+            .out = s->a + row * c + h * d,
+            .ldo = c,
+            .nq = t->nq,
+            .pos0 = t->pos0,
+            .d = kv->d,
+            .scale = s->layer->attn_scale,
+            .kv = kv->base,
+            .blocks = s->in->seqs[t->seq].blocks,
+            .block_bytes = kv->block_bytes,
+            .k_offset = k_offset,
+            .v_offset = k_offset + kv->k_tile_bytes,
+            .scratch = s->attend + (size_t)worker * s->attend_floats,
+        };
+        s->c->k->attend[kv->dtype](&a);
+    }
+}
+
+static void attention(struct step *s)
+{
+    size_t heads = (size_t)s->kv->n_head, d = (size_t)s->kv->d, keys = 0;
+    for (size_t i = 0; i < s->n_tiles; i++)
+        keys += (size_t)s->tiles[i].nq * (size_t)(s->tiles[i].pos0 + s->tiles[i].nq);
+    pool_for(s->c->pool, s->t, grain(2 * d * heads), put_task, s);
+    pool_for(s->c->pool, heads * s->n_tiles, grain(2 * d * keys / s->n_tiles), attend_task, s);
+}
+
+/* ---- the step ---- */
+
+static void run_layer(struct step *s, int i)
+{
+    const struct gpt2_layer *l = &s->m->layers[i];
+    size_t c = (size_t)s->m->cfg.n_embd, inner = (size_t)s->m->cfg.n_inner;
+    s->layer = l;
+    s->layer_no = (size_t)i;
+    norm(s, s->a, l->ln_1_weight, l->ln_1_bias);
+    tap(s, i, "ln_1", s->a, c);
+    linear_apply(&l->c_attn, s->c, s->rows, s->a, c, s->wide, 3 * c, ACT_NONE, NULL, s->linear);
+    tap(s, i, "qkv", s->wide, 3 * c);
+    attention(s);
+    tap(s, i, "attn", s->a, c);
+    linear_apply(&l->attn_proj, s->c, s->rows, s->a, c, s->x, c, ACT_NONE, s->x, s->linear);
+    tap(s, i, "attn_resid", s->x, c);
+    norm(s, s->a, l->ln_2_weight, l->ln_2_bias);
+    tap(s, i, "ln_2", s->a, c);
+    linear_apply(&l->c_fc, s->c, s->rows, s->a, c, s->wide, inner, s->m->cfg.activation, NULL,
+                 s->linear);
+    tap(s, i, "act", s->wide, inner);
+    linear_apply(&l->mlp_proj, s->c, s->rows, s->wide, inner, s->x, c, ACT_NONE, s->x, s->linear);
+    tap(s, i, "mlp_resid", s->x, c);
+}
+
+void gpt2_forward(const struct gpt2 *m, const struct compute *c, const struct kv_store *kv,
+                  const struct gpt2_step *in, float *hidden, float *scratch)
+{
+    struct step s = {.m = m, .c = c, .kv = kv, .in = in, .x = hidden};
+    s.t = count_rows(m, in);
+    if (s.t == 0) return;
+    s.rows.n_decode = (size_t)in->n_decode;
+    s.rows.n_prefill = s.t - s.rows.n_decode;
+    carve(&s, scratch);
+    lay_out(&s);
+    pool_for(c->pool, s.t, grain(16 * (size_t)m->cfg.n_embd), embed_task, &s);
+    tap(&s, -1, "embed", s.x, (size_t)m->cfg.n_embd);
+    for (int i = 0; i < m->cfg.n_layer; i++)
+        run_layer(&s, i);
+    norm(&s, s.x, m->ln_f_weight, m->ln_f_bias);
+    tap(&s, -1, "ln_f", s.x, (size_t)m->cfg.n_embd);
+}
+
+void gpt2_logits(const struct gpt2 *m, const struct compute *c, const float *hidden,
+                 const int32_t *rows, int n, float *logits, float *scratch)
+{
+    size_t ch = (size_t)m->cfg.n_embd, v = (size_t)m->cfg.vocab_size;
+    const float *x = hidden;
+    if (n < 1) return;
+    if (rows) {
+        for (int i = 0; i < n; i++)
+            memcpy(scratch + (size_t)i * ch, hidden + (size_t)rows[i] * ch, ch * sizeof(float));
+        x = scratch;
+    }
+    matmul(c, x, ch, (size_t)n, &m->head, logits, v, NULL);
+}

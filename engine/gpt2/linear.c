@@ -1,0 +1,30 @@
+/* Fully connected layers. Forward code never asks how a weight is held: it calls linear_apply(), and
+ * bias, activation and residual are fused into the product's epilogue so that a finished row is
+ * written once. */
+#include "engine/gpt2/linear.h"
+
+#include <stdlib.h>
+
+void linear_apply(const struct linear *l, const struct compute *c, struct linear_rows rows,
+                  const float *x, size_t ldx, float *y, size_t ldy, enum act act,
+                  const float *residual, float *scratch)
+{
+    (void)scratch;
+    BUG_ON(l->kind != LINEAR_DENSE);
+    struct epilogue e = {.bias = l->bias, .act = act, .residual = residual, .ldr = ldy};
+    matmul(c, x, ldx, rows.n_decode + rows.n_prefill, &l->dense, y, ldy, &e);
+}
+
+size_t linear_scratch_floats(const struct linear *l, struct linear_rows max_rows)
+{
+    (void)max_rows;
+    BUG_ON(l->kind != LINEAR_DENSE);
+    return 0;
+}
+
+void linear_release(struct linear *l)
+{
+    packed_release(&l->dense);
+    free(l->bias);
+    *l = (struct linear){0};
+}

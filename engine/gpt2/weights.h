@@ -1,0 +1,38 @@
+#ifndef TTMD_GPT2_WEIGHTS_H
+#define TTMD_GPT2_WEIGHTS_H
+
+#include "engine/gpt2/model.h"
+#include "engine/gpt2/safetensors.h"
+
+/* From a checkpoint's tensors to a model's weights, in two passes: weights_bind() finds, checks and
+ * allocates everything, weights_fill() copies. A file that cannot be served is thereby refused before
+ * the first byte of data is read. */
+
+/* One copy to make: a tensor into a vector widened to f32, or into a packed matrix. */
+struct weight_fill {
+    const struct st_tensor *tensor; /* borrowed */
+    float *vector;                  /* borrowed; NULL for a matrix */
+    struct packed *packed;          /* borrowed */
+    int transposed;                 /* the tensor is (N, K) */
+};
+
+struct weight_fills {
+    struct weight_fill *list; /* (n) owned */
+    size_t n, cap;
+};
+
+/* weights_bind -- allocate the weights of m (m->cfg is set, the rest zero) and list the copies.
+ *
+ *   st   borrowed until weights_fill() is done
+ *
+ * Errors  ERR_MISSING, ERR_INVALID, ERR_UNSUPPORTED, ERR_NOMEM, by tensor name; m may be partly
+ *         allocated then and is to be closed. */
+int weights_bind(struct gpt2 *m, const struct st_set *st, struct weight_fills *fills,
+                 struct err *err);
+
+/* weights_fill -- make the copies, split over the pool, tensor by tensor.
+ * Errors  ERR_INVALID naming a tensor with a NaN or an infinity, and where it is. */
+int weights_fill(const struct weight_fills *fills, const struct compute *c, gpt2_progress *progress,
+                 void *arg, struct err *err);
+
+#endif
