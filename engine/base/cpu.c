@@ -1,12 +1,17 @@
 /* What the processor can do and how much of it is ours. Instruction sets count only when the
  * operating system saves their registers too (XGETBV): CPUID alone would let a guest on an old
- * hypervisor die with SIGILL. */
+ * hypervisor die with SIGILL.
+ *
+ * OpenBLAS chooses its kernels when it is loaded, before main(), and a version older than the CPU may
+ * choose SSE3: six times slower. It can only be told through the environment, hence the re-execution.
+ * The alternative, dlopen() after setenv(), would make every use of BLAS a table of pointers. */
 #include "engine/base/cpu.h"
 
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 #if defined(__x86_64__)
@@ -14,6 +19,8 @@
 #elif defined(__aarch64__)
 #include <sys/auxv.h>
 #endif
+
+#include <cblas.h>
 
 #include "engine/base/mem.h"
 
@@ -149,4 +156,77 @@ void cpu_features(const struct cpu *c, struct buf *out)
     buf_reserve(out, 0);
     for (size_t i = 0, n = 0; i < sizeof all / sizeof *all; i++)
         if (all[i].on) buf_printf(out, "%s%s", n++ ? " " : "", all[i].name);
+}
+
+double cpu_throttled_seconds(void)
+{
+    return cpu_cgroup_throttled(CGROUP_ROOT, CGROUP_SELF);
+}
+
+const char *cpu_blas_core(void)
+{
+    return openblas_get_corename();
+}
+
+/* The widest instruction set that a kernel family of OpenBLAS uses. */
+enum blas_rank { BLAS_UNKNOWN, BLAS_SSE, BLAS_AVX, BLAS_AVX2, BLAS_AVX512 };
+
+static enum blas_rank blas_rank(const char *core)
+{
+    static const struct {
+        const char *core;
+        enum blas_rank rank;
+    } ranks[] = {
+        {"Katmai", BLAS_SSE},        {"Coppermine", BLAS_SSE},
+        {"Northwood", BLAS_SSE},     {"Prescott", BLAS_SSE},
+        {"Banias", BLAS_SSE},        {"Core2", BLAS_SSE},
+        {"Penryn", BLAS_SSE},        {"Dunnington", BLAS_SSE},
+        {"Nehalem", BLAS_SSE},       {"Athlon", BLAS_SSE},
+        {"Opteron", BLAS_SSE},       {"Opteron_SSE3", BLAS_SSE},
+        {"Barcelona", BLAS_SSE},     {"Nano", BLAS_SSE},
+        {"Atom", BLAS_SSE},          {"Bobcat", BLAS_SSE},
+        {"Sandybridge", BLAS_AVX},   {"Bulldozer", BLAS_AVX},
+        {"Piledriver", BLAS_AVX},    {"Steamroller", BLAS_AVX},
+        {"Excavator", BLAS_AVX2},    {"Haswell", BLAS_AVX2},
+        {"Zen", BLAS_AVX2},          {"SkylakeX", BLAS_AVX512},
+        {"Cooperlake", BLAS_AVX512}, {"SapphireRapids", BLAS_AVX512},
+    };
+    for (size_t i = 0; i < sizeof ranks / sizeof *ranks; i++)
+        if (!strcasecmp(ranks[i].core, core)) return ranks[i].rank;
+    return BLAS_UNKNOWN;
+}
+
+const char *cpu_blas_wanted(const struct cpu *c, const char *core)
+{
+    enum blas_rank have = blas_rank(core);
+    if (have == BLAS_UNKNOWN) return NULL;
+    if (c->avx512 && c->fma) return have < BLAS_AVX512 ? "SKYLAKEX" : NULL;
+    if (c->avx2 && c->fma && have < BLAS_AVX2) return strstr(c->model, "AMD") ? "ZEN" : "HASWELL";
+    return NULL;
+}
+
+/* The program's own path keeps its name in process lists; /proc/self/exe works even when the file was
+ * replaced, and shows as "exe". */
+static void reexecute(char **argv)
+{
+    char path[4096];
+    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
+    if (n > 0 && n < (ssize_t)sizeof path - 1) {
+        path[n] = 0;
+        execv(path, argv);
+    }
+    execv("/proc/self/exe", argv);
+}
+
+void cpu_blas_fix(const struct cpu *c, char **argv)
+{
+    const char *type = cpu_blas_wanted(c, cpu_blas_core());
+    if (type && !getenv("OPENBLAS_CORETYPE") && !getenv("TTMD_BLAS_REEXEC")) {
+        setenv("OPENBLAS_CORETYPE", type, 1);
+        setenv("OPENBLAS_NUM_THREADS", "1", 0);
+        setenv("TTMD_BLAS_REEXEC", "1", 1);
+        reexecute(argv);
+        unsetenv("OPENBLAS_CORETYPE");
+    }
+    openblas_set_num_threads(1);
 }

@@ -11,15 +11,21 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define PATH_BYTES 4096
 
-/* First line of root/group/file; false if it cannot be read. */
+static bool join(char out[PATH_BYTES], const char *dir, const char *group, const char *file)
+{
+    int n = snprintf(out, PATH_BYTES, "%s%s/%s", dir, group, file);
+    return n > 0 && n < PATH_BYTES;
+}
+
+/* First line of dir/group/file; false if it cannot be read. */
 static bool read_line(const char *dir, const char *group, const char *file, char *line, int size)
 {
     char path[PATH_BYTES];
-    int n = snprintf(path, sizeof path, "%s%s/%s", dir, group, file);
-    if (n < 0 || n >= (int)sizeof path) return false;
+    if (!join(path, dir, group, file)) return false;
     FILE *f = fopen(path, "re");
     if (!f) return false;
     bool ok = fgets(line, size, f) != NULL;
@@ -66,19 +72,63 @@ static double v1_memory(const char *dir, const char *group)
     return memory_limit(dir, group, "memory.limit_in_bytes");
 }
 
-/* The smallest positive limit from group up to the root of dir; `group` is consumed. */
-static double walk_up(const char *dir, char *group, double (*limit)(const char *, const char *))
+/* What one level says, how two levels combine, for the two versions. */
+struct reading {
+    const char *controller; /* version 1's name of it */
+    double (*v2)(const char *dir, const char *group);
+    double (*v1)(const char *dir, const char *group);
+    double (*combine)(double a, double b);
+};
+
+static double smaller(double a, double b)
 {
-    double least = 0;
+    return a <= 0 ? b : b <= 0 ? a : a < b ? a : b;
+}
+
+static double sum(double a, double b)
+{
+    return a + b;
+}
+
+/* "cpu.stat": a line "key value". */
+static double stat_value(const char *dir, const char *group, const char *key)
+{
+    char path[PATH_BYTES], line[128];
+    if (!join(path, dir, group, "cpu.stat")) return 0;
+    FILE *f = fopen(path, "re");
+    if (!f) return 0;
+    double v = 0;
+    size_t n = strlen(key);
+    while (fgets(line, sizeof line, f))
+        if (!strncmp(line, key, n) && line[n] == ' ') v = strtod(line + n, NULL);
+    fclose(f);
+    return v > 0 ? v : 0;
+}
+
+static double v2_throttled(const char *dir, const char *group)
+{
+    return stat_value(dir, group, "throttled_usec") * 1e-6;
+}
+
+static double v1_throttled(const char *dir, const char *group)
+{
+    return stat_value(dir, group, "throttled_time") * 1e-9;
+}
+
+/* Combine all levels from group up to the root of dir. A path that leaves the visible tree
+ * ("/../other", seen from another cgroup namespace) leaves the root alone. */
+static double walk_up(const char *dir, const char *group, const struct reading *r, bool v2)
+{
+    char path[PATH_BYTES];
+    snprintf(path, sizeof path, "%s", strstr(group, "/..") ? "" : group);
+    double v = 0;
     for (;;) {
-        size_t n = strlen(group);
-        while (n && group[n - 1] == '/')
-            group[--n] = 0;
-        double v = limit(dir, group);
-        if (v > 0 && (least == 0 || v < least)) least = v;
-        if (!n) return least;
-        char *slash = strrchr(group, '/');
-        if (!slash) return least;
+        size_t n = strlen(path);
+        while (n && path[n - 1] == '/')
+            path[--n] = 0;
+        v = r->combine(v, (v2 ? r->v2 : r->v1)(dir, path));
+        char *slash = strrchr(path, '/');
+        if (!slash) return v;
         *slash = 0;
     }
 }
@@ -93,60 +143,60 @@ static bool lists(const char *controllers, const char *name)
     return false;
 }
 
-static double smaller(double a, double b)
+/* root/preferred where there is such a directory, else root/other. */
+static void choose_dir(char out[PATH_BYTES], const char *root, const char *preferred,
+                       const char *other)
 {
-    return a == 0 ? b : b == 0 ? a : a < b ? a : b;
+    snprintf(out, PATH_BYTES, "%s/%s", root, preferred);
+    if (access(out, X_OK)) snprintf(out, PATH_BYTES, "%s%s", root, other);
 }
 
 /* One line of /proc/self/cgroup: "id:controllers:/path". Version 1 trees are mounted at
- * root/controllers and root/name (one a link to the other). */
-static double line_limit(const char *root, char *line, const char *name,
-                         double (*v2)(const char *, const char *),
-                         double (*v1)(const char *, const char *))
+ * root/controllers or root/name; version 2 at root, or at root/unified beside version 1. */
+static double read_line_of(const char *root, char *line, const struct reading *r)
 {
     line[strcspn(line, "\n")] = 0;
     char *controllers = strchr(line, ':');
-    char *path = controllers ? strchr(controllers + 1, ':') : NULL;
-    if (!path) return 0;
+    char *group = controllers ? strchr(controllers + 1, ':') : NULL;
+    if (!group) return 0;
     controllers++;
-    *path++ = 0;
-    char dir[PATH_BYTES];
+    *group++ = 0;
+    char dir[PATH_BYTES], name[32];
     if (!*controllers) {
-        char hybrid[PATH_BYTES];
-        snprintf(hybrid, sizeof hybrid, "%s", path);
-        snprintf(dir, sizeof dir, "%s/unified", root);
-        double a = walk_up(dir, hybrid, v2);
-        return smaller(a, walk_up(root, path, v2));
+        choose_dir(dir, root, "unified", "");
+        return walk_up(dir, group, r, true);
     }
-    if (!lists(controllers, name)) return 0;
-    char copy[PATH_BYTES];
-    snprintf(copy, sizeof copy, "%s", path);
-    snprintf(dir, sizeof dir, "%s/%s", root, controllers);
-    double a = walk_up(dir, copy, v1);
-    snprintf(dir, sizeof dir, "%s/%s", root, name);
-    return smaller(a, walk_up(dir, path, v1));
+    if (!lists(controllers, r->controller)) return 0;
+    snprintf(name, sizeof name, "/%s", r->controller);
+    choose_dir(dir, root, controllers, name);
+    return walk_up(dir, group, r, false);
 }
 
-static double find_limit(const char *root, const char *proc_self_cgroup, const char *name,
-                         double (*v2)(const char *, const char *),
-                         double (*v1)(const char *, const char *))
+static double read_tree(const char *root, const char *proc_self_cgroup, const struct reading *r)
 {
     FILE *f = fopen(proc_self_cgroup, "re");
     if (!f) return 0;
-    double least = 0;
+    double v = 0;
     char line[PATH_BYTES];
     while (fgets(line, sizeof line, f))
-        least = smaller(least, line_limit(root, line, name, v2, v1));
+        v = r->combine(v, read_line_of(root, line, r));
     fclose(f);
-    return least;
+    return v;
 }
 
 double cpu_cgroup_quota(const char *root, const char *proc_self_cgroup)
 {
-    return find_limit(root, proc_self_cgroup, "cpu", v2_quota, v1_quota);
+    return read_tree(root, proc_self_cgroup, &(struct reading){"cpu", v2_quota, v1_quota, smaller});
 }
 
 size_t cpu_cgroup_memory(const char *root, const char *proc_self_cgroup)
 {
-    return (size_t)find_limit(root, proc_self_cgroup, "memory", v2_memory, v1_memory);
+    return (size_t)read_tree(root, proc_self_cgroup,
+                             &(struct reading){"memory", v2_memory, v1_memory, smaller});
+}
+
+double cpu_cgroup_throttled(const char *root, const char *proc_self_cgroup)
+{
+    return read_tree(root, proc_self_cgroup,
+                     &(struct reading){"cpu", v2_throttled, v1_throttled, sum});
 }
