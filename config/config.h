@@ -12,36 +12,36 @@
  * --print-config and the README share. Precedence: defaults < file < environment < flags.
  * Key max_batch is file key "max_batch", variable TTMD_MAX_BATCH, flag --max-batch. */
 struct config {
-    char *model;      /* directory; owned */
-    char *model_id;   /* name in the API; owned; "" = the directory's last component */
-    char *host;       /* owned; "" or "*" = all addresses, IPv6 and IPv4 */
-    int64_t port;     /* 0 = any free one (logged) */
-    int64_t threads;  /* 0 = automatic */
+    char *model;     /* directory; owned */
+    char *model_id;  /* name in the API; owned; "" = the directory's last component */
+    char *host;      /* owned; "" or "*" = all addresses, IPv6 and IPv4 */
+    int64_t port;    /* 0 = any free one (logged) */
+    int64_t threads; /* 0 = automatic */
     int64_t max_batch, max_queue;
     double queue_timeout_s, request_timeout_s, drain_timeout_s, drain_delay_s;
     double upload_timeout_s, idle_timeout_s, write_timeout_s, ping_interval_s;
     int64_t max_body_bytes, max_prompts, max_total_n, logprobs_max;
     int64_t max_connections;
-    char *kv_dtype;   /* "f32", "f16"; owned */
+    char *kv_dtype; /* "f32", "f16"; owned */
     int64_t kv_cache_bytes;
     int64_t prefill_chunk_tokens;
-    char *kernels;    /* "auto" or a table's name; owned */
-    bool strict;      /* refuse unknown request fields */
-    bool log_prompts; /* log the text of prompts */
+    char *kernels;                /* "auto" or a table's name; owned */
+    bool strict;                  /* refuse unknown request fields */
+    bool log_prompts;             /* log the text of prompts */
     char *log_level, *log_format; /* owned */
 };
 
 enum config_type { CONFIG_STRING, CONFIG_INT, CONFIG_NUMBER, CONFIG_BOOL };
 
 struct config_key {
-    const char *name;      /* file key; '_' becomes '-' in the flag, TTMD_ + upper case in env */
+    const char *name; /* file key; '_' becomes '-' in the flag, TTMD_ + upper case in env */
     enum config_type type;
-    size_t offset;         /* in struct config */
-    const char *unit;      /* "tokens", "s", "bytes", "" */
-    const char *initial;   /* default, as text */
-    double min, max;       /* INT and NUMBER, inclusive */
-    const char *choices;   /* STRING: "f32|f16", NULL = any */
-    const char *help;      /* one sentence */
+    size_t offset;       /* in struct config */
+    const char *unit;    /* "tokens", "s", "bytes", "" */
+    const char *initial; /* default, as text */
+    double min, max;     /* INT and NUMBER, inclusive */
+    const char *choices; /* STRING: "f32|f16", NULL = any */
+    const char *help;    /* one sentence */
 };
 extern const struct config_key config_keys[];
 extern const size_t config_n_keys;
@@ -55,7 +55,7 @@ enum config_action { CONFIG_RUN, CONFIG_CHECK, CONFIG_PRINT, CONFIG_VERSION, CON
  *   action  what the flags ask for: run, --check-config, --print-config, --version, --help
  *
  * Errors  ERR_INVALID, ERR_TYPE, ERR_IO naming the source (file, variable or flag), key, value and
- *         what was expected.
+ *         what was expected; ERR_MISSING when running or checking without a model.
  */
 int config_load(struct config *out, int argc, char **argv, char **env, enum config_action *action,
                 struct err *err);
@@ -67,8 +67,9 @@ int config_parse_file(struct config *c, const char *json, size_t len, const char
                       struct err *err);
 void config_defaults(struct config *c);
 
-void config_print(const struct config *c, struct buf *out); /* JSON, as config_parse_file reads it */
-void config_help(struct buf *out);                          /* the text of --help */
-void config_markdown(struct buf *out);                      /* the README's table */
+void config_print(const struct config *c,
+                  struct buf *out);    /* JSON, as config_parse_file reads it */
+void config_help(struct buf *out);     /* the text of --help */
+void config_markdown(struct buf *out); /* the README's table */
 
 #endif
