@@ -20,7 +20,7 @@ enum act { ACT_NONE, ACT_GELU_NEW, ACT_GELU_ERF, ACT_RELU };
 
 /* What happens to a finished sum s[j] before it is stored: y = act(s + bias[j]) + residual. */
 struct epilogue {
-    const float *bias;     /* (n) f32, or NULL */
+    const float *bias; /* (n) f32, or NULL */
     enum act act;
     const float *residual; /* (rows, n) f32 with stride ldr, or NULL; may be y itself */
     size_t ldr;            /* floats */
@@ -36,9 +36,9 @@ struct epilogue {
 #define ATTEND_MAX_Q 8
 
 struct attend {
-    const float *q;        /* (nq, d), stride ldq floats; borrowed */
+    const float *q; /* (nq, d), stride ldq floats; borrowed */
     size_t ldq;
-    float *out;            /* (nq, d), stride ldo floats; overwritten */
+    float *out; /* (nq, d), stride ldo floats; overwritten */
     size_t ldo;
     int nq;                /* 1..ATTEND_MAX_Q */
     int pos0;              /* position of the first query; query i attends to 0..pos0+i */
@@ -47,7 +47,7 @@ struct attend {
     const void *kv;        /* base of the block store; borrowed */
     const int32_t *blocks; /* block numbers of this sequence; borrowed */
     size_t block_bytes, k_offset, v_offset;
-    float *scratch;        /* >= attend_scratch_floats(), 64-byte aligned; borrowed */
+    float *scratch; /* >= attend_scratch_floats(), 64-byte aligned; borrowed */
 };
 
 static inline size_t attend_scratch_floats(int d, int positions)
@@ -63,12 +63,13 @@ struct kernels {
     /* panel -- y[r][0..cols) = epilogue(x[r] . panel) for `rows` rows and one panel of PACK_N columns;
      * indexed by dtype F32, F16, BF16.
      *   x      (rows, k) f32, stride ldx      panel  (k, PACK_N) of that dtype
-     *   y      (rows, cols) f32, stride ldy; cols <= PACK_N; epilogue pointers already at column 0 */
+     *   y      (rows, cols) f32, stride ldy; cols <= PACK_N; e never NULL, its pointers at column 0 */
     void (*panel[3])(const float *x, size_t ldx, size_t rows, const void *panel, size_t k, float *y,
                      size_t ldy, size_t cols, const struct epilogue *e);
 
     /* layer_norm -- y = (x - mean) / sqrt(var + eps) * w + b over n channels; y may be x. */
-    void (*layer_norm)(float *y, const float *x, const float *w, const float *b, float eps, size_t n);
+    void (*layer_norm)(float *y, const float *x, const float *w, const float *b, float eps,
+                       size_t n);
 
     /* activate -- x[i] = act(x[i]), in place; the same function that the epilogue applies. */
     void (*activate)(float *x, size_t n, enum act act);

@@ -6,7 +6,7 @@
 
 /* What computing code is handed: who computes and with which arithmetic. Borrowed, constant. */
 struct compute {
-    struct pool *pool;        /* NULL: the calling thread alone */
+    struct pool *pool; /* NULL: the calling thread alone */
     const struct kernels *k;
 };
 

@@ -19,9 +19,9 @@
 
 struct packed {
     enum dtype dtype;
-    size_t k, n;        /* logical shape: k inputs, n outputs */
-    size_t bytes;       /* of data */
-    void *data;         /* owned (mem_map), 64-byte aligned */
+    size_t k, n;  /* logical shape: k inputs, n outputs */
+    size_t bytes; /* of data */
+    void *data;   /* owned (mem_map), 64-byte aligned */
 };
 
 static inline size_t packed_panels(size_t n)
@@ -30,7 +30,8 @@ static inline size_t packed_panels(size_t n)
 }
 
 /* packed_init -- allocate zeroed storage for a (k, n) matrix.
- * Errors  ERR_NOMEM naming `what`; ERR_INVALID when k or n is 0 or k*n overflows. */
+ * Errors  ERR_NOMEM naming `what`; ERR_INVALID when k or n is 0 or k*n overflows; ERR_UNSUPPORTED
+ *         for another dtype; *w untouched. */
 int packed_init(struct packed *w, enum dtype t, size_t k, size_t n, const char *what,
                 struct err *err);
 void packed_release(struct packed *w); /* zeroes *w */

@@ -1,0 +1,32 @@
+/* Choosing the table of kernels: the widest instruction set that the CPU and the operating system
+ * both enable. One comparison at start instead of a test in every call; the binary built on any
+ * machine of an architecture runs on all of them. */
+#include <string.h>
+
+#include "engine/kernels/kernels_isa.h"
+
+struct candidate {
+    const struct kernels *table;
+    bool runs;
+};
+
+const struct kernels *kernels_scalar(void)
+{
+    return &kernels_table_scalar;
+}
+
+const struct kernels *kernels_choose(const struct cpu *c, const char *force)
+{
+    const struct candidate all[] = {
+#if defined(__x86_64__)
+        {&kernels_table_avx512, c->avx512 && c->avx2 && c->fma && c->f16c},
+        {&kernels_table_avx2, c->avx2 && c->fma && c->f16c},
+#elif defined(__aarch64__)
+        {&kernels_table_neon, c->neon},
+#endif
+        {&kernels_table_scalar, true},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        if (all[i].runs && (!force || strcmp(force, all[i].table->name) == 0)) return all[i].table;
+    return NULL;
+}

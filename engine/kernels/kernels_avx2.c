@@ -1,0 +1,158 @@
+/* AVX2 with FMA and F16C: the primitives that the shared templates are written in.
+ *
+ * 16 registers of 8 floats: a tile of 3 rows spans the whole panel (12 sums), one of 4 to 6 rows
+ * half of it (12 sums again), in two passes. */
+#include <immintrin.h>
+#include <math.h>
+
+#include "engine/kernels/kernels_isa.h"
+
+#define VL 8
+#define TILE_ROWS 6  /* rows of a tile of 16 columns */
+#define WIDE_ROWS 3  /* up to here a tile spans the whole panel */
+#define SCORE_SUMS 8 /* registers of sums in attention */
+#define VALUE_SUMS 8
+#define ATTEND_ROWS 4 /* queries at once */
+
+#define INLINE static inline __attribute__((always_inline))
+
+typedef __m256 vf;
+typedef struct {
+    __m256d lo, hi;
+} vd;
+
+/* All ones in the lanes below n <= VL. */
+INLINE __m256i lanes_below(size_t n)
+{
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), lane);
+}
+INLINE vf vf_set1(float x)
+{
+    return _mm256_set1_ps(x);
+}
+INLINE vf vf_load(const float *p)
+{
+    return _mm256_loadu_ps(p);
+}
+INLINE vf vf_load_f16(const uint16_t *p)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+INLINE vf vf_load_bf16(const uint16_t *p)
+{
+    __m128i h = _mm_loadu_si128((const __m128i *)(const void *)p);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+}
+/* The first n < VL lanes; the others are 0. */
+INLINE vf vf_load_n(const float *p, size_t n)
+{
+    return _mm256_maskload_ps(p, lanes_below(n));
+}
+INLINE void vf_store(float *p, vf a)
+{
+    _mm256_storeu_ps(p, a);
+}
+INLINE void vf_store_n(float *p, vf a, size_t n)
+{
+    _mm256_maskstore_ps(p, lanes_below(n), a);
+}
+INLINE vf vf_add(vf a, vf b)
+{
+    return _mm256_add_ps(a, b);
+}
+INLINE vf vf_sub(vf a, vf b)
+{
+    return _mm256_sub_ps(a, b);
+}
+INLINE vf vf_mul(vf a, vf b)
+{
+    return _mm256_mul_ps(a, b);
+}
+INLINE vf vf_div(vf a, vf b)
+{
+    return _mm256_div_ps(a, b);
+}
+/* a * b + c and c - a * b, rounded once. */
+INLINE vf vf_fma(vf a, vf b, vf c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+INLINE vf vf_fnma(vf a, vf b, vf c)
+{
+    return _mm256_fnmadd_ps(a, b, c);
+}
+/* a > b ? a : b and a < b ? a : b: b when either is NaN. */
+INLINE vf vf_max(vf a, vf b)
+{
+    return _mm256_max_ps(a, b);
+}
+INLINE vf vf_min(vf a, vf b)
+{
+    return _mm256_min_ps(a, b);
+}
+INLINE vf vf_abs(vf a)
+{
+    return _mm256_andnot_ps(_mm256_set1_ps(-0.0F), a);
+}
+INLINE vf vf_round(vf a)
+{
+    return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+/* a * 2^n for an integral n in -250..250 and a near 1: two factors, of which only the second can
+ * round. */
+INLINE vf vf_scale2(vf a, vf n)
+{
+    const __m256i bias = _mm256_set1_epi32(127);
+    __m256i whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1);
+    __m256i rest = _mm256_sub_epi32(whole, half);
+    vf first = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(half, bias), 23));
+    vf second = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23));
+    return _mm256_mul_ps(_mm256_mul_ps(a, first), second);
+}
+/* Lanes n.. of a replaced by those of b. */
+INLINE vf vf_keep_n(vf a, vf b, size_t n)
+{
+    return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(lanes_below(n)));
+}
+/* Bit i: a[i] == b[i]. */
+INLINE unsigned vf_equal(vf a, vf b)
+{
+    return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ));
+}
+INLINE float vf_sum(vf a)
+{
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+INLINE float vf_top(vf a)
+{
+    __m128 m = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+    return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
+}
+INLINE vd vd_zero(void)
+{
+    return (vd){_mm256_setzero_pd(), _mm256_setzero_pd()};
+}
+INLINE vd vd_add(vd s, vf a)
+{
+    s.lo = _mm256_add_pd(s.lo, _mm256_cvtps_pd(_mm256_castps256_ps128(a)));
+    s.hi = _mm256_add_pd(s.hi, _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1)));
+    return s;
+}
+INLINE double vd_sum(vd s)
+{
+    __m256d t = _mm256_add_pd(s.lo, s.hi);
+    __m128d u = _mm_add_pd(_mm256_castpd256_pd128(t), _mm256_extractf128_pd(t, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(u, _mm_unpackhi_pd(u, u)));
+}
+
+#define TABLE kernels_table_avx2
+#define TABLE_NAME "avx2"
+#include "engine/kernels/math.inc"
+#include "engine/kernels/panel.inc"
+#include "engine/kernels/rows.inc"
+#include "engine/kernels/attend.inc"
+#include "engine/kernels/table.inc"

@@ -1,0 +1,146 @@
+/* AVX-512 (F, BW, DQ, VL): the primitives that the shared templates are written in.
+ *
+ * 32 registers of 16 floats: a tile of 12 rows x 32 columns keeps 24 sums, two weights and the
+ * broadcast input in registers. Masks make the tails exact: a lane beyond the end is neither read
+ * nor written. */
+#include <immintrin.h>
+#include <math.h>
+
+#include "engine/kernels/kernels_isa.h"
+
+#define VL 16
+#define TILE_ROWS 12 /* rows of a tile of 32 columns */
+#define WIDE_ROWS 12 /* up to here a tile spans the whole panel */
+#define SCORE_SUMS 8 /* registers of sums in attention */
+#define VALUE_SUMS 16
+#define ATTEND_ROWS 8 /* queries at once */
+
+#define INLINE static inline __attribute__((always_inline))
+
+typedef __m512 vf;
+typedef struct {
+    __m512d lo, hi;
+} vd;
+
+INLINE __mmask16 lanes_below(size_t n)
+{
+    return (__mmask16)((1U << n) - 1);
+}
+INLINE vf vf_set1(float x)
+{
+    return _mm512_set1_ps(x);
+}
+INLINE vf vf_load(const float *p)
+{
+    return _mm512_loadu_ps(p);
+}
+INLINE vf vf_load_f16(const uint16_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+INLINE vf vf_load_bf16(const uint16_t *p)
+{
+    __m256i h = _mm256_loadu_si256((const __m256i *)(const void *)p);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+}
+/* The first n < VL lanes; the others are 0. */
+INLINE vf vf_load_n(const float *p, size_t n)
+{
+    return _mm512_maskz_loadu_ps(lanes_below(n), p);
+}
+INLINE void vf_store(float *p, vf a)
+{
+    _mm512_storeu_ps(p, a);
+}
+INLINE void vf_store_n(float *p, vf a, size_t n)
+{
+    _mm512_mask_storeu_ps(p, lanes_below(n), a);
+}
+INLINE vf vf_add(vf a, vf b)
+{
+    return _mm512_add_ps(a, b);
+}
+INLINE vf vf_sub(vf a, vf b)
+{
+    return _mm512_sub_ps(a, b);
+}
+INLINE vf vf_mul(vf a, vf b)
+{
+    return _mm512_mul_ps(a, b);
+}
+INLINE vf vf_div(vf a, vf b)
+{
+    return _mm512_div_ps(a, b);
+}
+/* a * b + c and c - a * b, rounded once. */
+INLINE vf vf_fma(vf a, vf b, vf c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+INLINE vf vf_fnma(vf a, vf b, vf c)
+{
+    return _mm512_fnmadd_ps(a, b, c);
+}
+/* a > b ? a : b and a < b ? a : b: b when either is NaN. */
+INLINE vf vf_max(vf a, vf b)
+{
+    return _mm512_max_ps(a, b);
+}
+INLINE vf vf_min(vf a, vf b)
+{
+    return _mm512_min_ps(a, b);
+}
+INLINE vf vf_abs(vf a)
+{
+    return _mm512_abs_ps(a);
+}
+INLINE vf vf_round(vf a)
+{
+    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+/* a * 2^n for an integral n in -300..300, rounded once. */
+INLINE vf vf_scale2(vf a, vf n)
+{
+    return _mm512_scalef_ps(a, n);
+}
+/* Lanes n.. of a replaced by those of b. */
+INLINE vf vf_keep_n(vf a, vf b, size_t n)
+{
+    return _mm512_mask_blend_ps(lanes_below(n), b, a);
+}
+/* Bit i: a[i] == b[i]. */
+INLINE unsigned vf_equal(vf a, vf b)
+{
+    return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ);
+}
+INLINE float vf_sum(vf a)
+{
+    return _mm512_reduce_add_ps(a);
+}
+INLINE float vf_top(vf a)
+{
+    return _mm512_reduce_max_ps(a);
+}
+INLINE vd vd_zero(void)
+{
+    return (vd){_mm512_setzero_pd(), _mm512_setzero_pd()};
+}
+INLINE vd vd_add(vd s, vf a)
+{
+    __m256 hi = _mm512_extractf32x8_ps(a, 1);
+    s.lo = _mm512_add_pd(s.lo, _mm512_cvtps_pd(_mm512_castps512_ps256(a)));
+    s.hi = _mm512_add_pd(s.hi, _mm512_cvtps_pd(hi));
+    return s;
+}
+INLINE double vd_sum(vd s)
+{
+    return _mm512_reduce_add_pd(_mm512_add_pd(s.lo, s.hi));
+}
+
+#define TABLE kernels_table_avx512
+#define TABLE_NAME "avx512"
+#include "engine/kernels/math.inc"
+#include "engine/kernels/panel.inc"
+#include "engine/kernels/rows.inc"
+#include "engine/kernels/attend.inc"
+#include "engine/kernels/table.inc"

@@ -1,0 +1,20 @@
+#ifndef TTMD_KERNELS_KERNELS_ISA_H
+#define TTMD_KERNELS_KERNELS_ISA_H
+
+#include "engine/kernels/kernels.h"
+
+/* The tables, one per instruction set; private to this room. Only those of the machine that the
+ * build is for exist. */
+extern const struct kernels kernels_table_scalar;
+#if defined(__x86_64__)
+extern const struct kernels kernels_table_avx2;
+extern const struct kernels kernels_table_avx512;
+#elif defined(__aarch64__)
+extern const struct kernels kernels_table_neon;
+#endif
+
+/* kv_put in plain C: a step writes one position, the strided column is a handful of cache lines. */
+void kernels_kv_put_f32(void *k_tile, void *v_tile, int t, int d, const float *k, const float *v);
+void kernels_kv_put_f16(void *k_tile, void *v_tile, int t, int d, const float *k, const float *v);
+
+#endif

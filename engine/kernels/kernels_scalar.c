@@ -1,0 +1,224 @@
+/* The reference: plain loops over one element at a time, with the C library's mathematics.
+ *
+ * The vector tables are tested against this one. Sums over k use fmaf() in the order of k, so that
+ * a matrix product without activation is equal to the vector tables' bit for bit; the functions
+ * (exp, gelu) are the C library's, in double, and agree within rounding. It is also what runs on a
+ * CPU without vector units, slowly. */
+#include <math.h>
+#include <string.h>
+
+#include "engine/kernels/kernels_isa.h"
+
+static float element(const void *p, size_t i, enum dtype t)
+{
+    uint16_t h;
+
+    if (t == DTYPE_F32) return ((const float *)p)[i];
+    h = ((const uint16_t *)p)[i];
+    return t == DTYPE_F16 ? dtype_f16_to_f32(h) : dtype_bf16_to_f32(h);
+}
+
+static float act_one(float x, enum act act)
+{
+    const double sqrt_2_over_pi = 0.79788456080286535588;
+    double d = x;
+
+    switch (act) {
+    case ACT_NONE:
+        break;
+    case ACT_GELU_NEW:
+        if (isinf(x)) return x > 0 ? x : 0;
+        return (float)(0.5 * d * (1 + tanh(sqrt_2_over_pi * (d + 0.044715 * d * d * d))));
+    case ACT_GELU_ERF:
+        if (isinf(x)) return x > 0 ? x : 0;
+        return (float)(0.5 * d * erfc(-d * M_SQRT1_2));
+    case ACT_RELU:
+        return x < 0 ? 0 : x;
+    }
+    return x;
+}
+
+static void panel(const float *x, size_t ldx, size_t rows, const void *w, size_t k, float *y,
+                  size_t ldy, size_t cols, const struct epilogue *e, enum dtype t)
+{
+    for (size_t r = 0; r < rows; r++) {
+        float sum[PACK_N] = {0};
+        for (size_t i = 0; i < k; i++)
+            for (size_t j = 0; j < cols; j++)
+                sum[j] = fmaf(x[r * ldx + i], element(w, i * PACK_N + j, t), sum[j]);
+        for (size_t j = 0; j < cols; j++) {
+            float s = act_one(e->bias ? sum[j] + e->bias[j] : sum[j], e->act);
+            y[r * ldy + j] = e->residual ? s + e->residual[r * e->ldr + j] : s;
+        }
+    }
+}
+
+static void panel_f32(const float *x, size_t ldx, size_t rows, const void *w, size_t k, float *y,
+                      size_t ldy, size_t cols, const struct epilogue *e)
+{
+    panel(x, ldx, rows, w, k, y, ldy, cols, e, DTYPE_F32);
+}
+
+static void panel_f16(const float *x, size_t ldx, size_t rows, const void *w, size_t k, float *y,
+                      size_t ldy, size_t cols, const struct epilogue *e)
+{
+    panel(x, ldx, rows, w, k, y, ldy, cols, e, DTYPE_F16);
+}
+
+static void panel_bf16(const float *x, size_t ldx, size_t rows, const void *w, size_t k, float *y,
+                       size_t ldy, size_t cols, const struct epilogue *e)
+{
+    panel(x, ldx, rows, w, k, y, ldy, cols, e, DTYPE_BF16);
+}
+
+static void layer_norm(float *y, const float *x, const float *w, const float *b, float eps,
+                       size_t n)
+{
+    double mean = 0, var = 0;
+
+    for (size_t i = 0; i < n; i++)
+        mean += x[i];
+    mean /= (double)n;
+    for (size_t i = 0; i < n; i++)
+        var += (x[i] - mean) * (x[i] - mean);
+    double scale = 1 / sqrt(var / (double)n + eps);
+    for (size_t i = 0; i < n; i++)
+        y[i] = (float)((x[i] - mean) * scale * w[i] + b[i]);
+}
+
+static void activate(float *x, size_t n, enum act act)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = act_one(x[i], act);
+}
+
+static float max(const float *x, size_t n)
+{
+    float m = -INFINITY;
+
+    for (size_t i = 0; i < n; i++)
+        if (x[i] > m) m = x[i];
+    return m;
+}
+
+static size_t argmax(const float *x, size_t n)
+{
+    size_t at = 0;
+    float m = -INFINITY;
+
+    for (size_t i = 0; i < n; i++)
+        if (x[i] > m) m = x[at = i];
+    return at;
+}
+
+static double sum_exp(const float *x, size_t n, float shift)
+{
+    double s = 0;
+
+    for (size_t i = 0; i < n; i++)
+        s += expf(x[i] - shift);
+    return s;
+}
+
+static double exp_to(float *y, const float *x, size_t n, float shift, float scale)
+{
+    double s = 0;
+
+    for (size_t i = 0; i < n; i++)
+        s += y[i] = expf((x[i] - shift) * scale);
+    return s;
+}
+
+static float dot(const float *a, const float *b, size_t n)
+{
+    float s = 0;
+
+    for (size_t i = 0; i < n; i++)
+        s = fmaf(a[i], b[i], s);
+    return s;
+}
+
+/* The tile of the block that holds position p, of which p is lane or row p % KV_BLOCK. */
+static const void *tile_of(const struct attend *a, int p, size_t offset)
+{
+    return (const char *)a->kv + (size_t)a->blocks[p / KV_BLOCK] * a->block_bytes + offset;
+}
+
+static void attend_one(const struct attend *a, const float *q, float *out, int positions,
+                       enum dtype t)
+{
+    float *s = a->scratch, sum = 0;
+    size_t d = (size_t)a->d, dp = (d + KV_LANES - 1) / KV_LANES * KV_LANES;
+
+    for (int p = 0; p < positions; p++) {
+        const void *k = tile_of(a, p, a->k_offset);
+        s[p] = 0;
+        for (size_t c = 0; c < d; c++)
+            s[p] = fmaf(q[c], element(k, c * KV_BLOCK + (size_t)p % KV_BLOCK, t), s[p]);
+        s[p] *= a->scale;
+    }
+    float m = max(s, (size_t)positions);
+    for (int p = 0; p < positions; p++)
+        sum += s[p] = expf(s[p] - m);
+    memset(out, 0, d * sizeof *out);
+    for (int p = 0; p < positions; p++) {
+        const void *v = tile_of(a, p, a->v_offset);
+        for (size_t c = 0; c < d; c++)
+            out[c] = fmaf(s[p], element(v, (size_t)p % KV_BLOCK * dp + c, t), out[c]);
+    }
+    for (size_t c = 0; c < d; c++)
+        out[c] /= sum;
+}
+
+static void attend(const struct attend *a, enum dtype t)
+{
+    for (int i = 0; i < a->nq; i++)
+        attend_one(a, a->q + (size_t)i * a->ldq, a->out + (size_t)i * a->ldo, a->pos0 + i + 1, t);
+}
+
+static void attend_f32(const struct attend *a)
+{
+    attend(a, DTYPE_F32);
+}
+
+static void attend_f16(const struct attend *a)
+{
+    attend(a, DTYPE_F16);
+}
+
+void kernels_kv_put_f32(void *k_tile, void *v_tile, int t, int d, const float *k, const float *v)
+{
+    size_t n = (size_t)d, dp = (n + KV_LANES - 1) / KV_LANES * KV_LANES;
+    float *kt = (float *)k_tile + t, *vt = (float *)v_tile + (size_t)t * dp;
+
+    for (size_t c = 0; c < n; c++)
+        kt[c * KV_BLOCK] = k[c];
+    memcpy(vt, v, n * sizeof *v);
+    memset(vt + n, 0, (dp - n) * sizeof *vt);
+}
+
+void kernels_kv_put_f16(void *k_tile, void *v_tile, int t, int d, const float *k, const float *v)
+{
+    size_t n = (size_t)d, dp = (n + KV_LANES - 1) / KV_LANES * KV_LANES;
+    uint16_t *kt = (uint16_t *)k_tile + t, *vt = (uint16_t *)v_tile + (size_t)t * dp;
+
+    for (size_t c = 0; c < n; c++)
+        kt[c * KV_BLOCK] = dtype_f32_to_f16(k[c]);
+    for (size_t c = 0; c < n; c++)
+        vt[c] = dtype_f32_to_f16(v[c]);
+    memset(vt + n, 0, (dp - n) * sizeof *vt);
+}
+
+const struct kernels kernels_table_scalar = {
+    .name = "scalar",
+    .panel = {panel_f32, panel_f16, panel_bf16},
+    .layer_norm = layer_norm,
+    .activate = activate,
+    .max = max,
+    .argmax = argmax,
+    .sum_exp = sum_exp,
+    .exp_to = exp_to,
+    .dot = dot,
+    .attend = {attend_f32, attend_f16},
+    .kv_put = {kernels_kv_put_f32, kernels_kv_put_f16},
+};

@@ -1,0 +1,119 @@
+/* Packing: every element where the layout says, padding zero, sources at odd addresses, hostile
+ * shapes. */
+#include "engine/kernels/pack.h"
+
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/mem.h"
+#include "tests/support/harness.h"
+
+/* Element (k, n) of the source has the value k * 1000 + n in its bits. */
+static char *source(size_t k, size_t n, size_t es, int transposed)
+{
+    char *s = mem_alloc(k * n * es + 1);
+    for (size_t i = 0; i < k; i++)
+        for (size_t j = 0; j < n; j++) {
+            uint32_t v = (uint32_t)(i * 1000 + j);
+            memcpy(s + 1 + (transposed ? j * k + i : i * n + j) * es, &v, es);
+        }
+    return s;
+}
+
+static void check_layout(const struct packed *w, size_t es)
+{
+    for (size_t p = 0; p < packed_panels(w->n); p++)
+        for (size_t i = 0; i < w->k; i++)
+            for (size_t j = 0; j < PACK_N; j++) {
+                size_t col = p * PACK_N + j;
+                uint32_t got = 0, want = col < w->n ? (uint32_t)(i * 1000 + col) : 0;
+                memcpy(&got, (char *)w->data + ((p * w->k + i) * PACK_N + j) * es, es);
+                if (es == 2) want &= 0xffff;
+                ck_assert_uint_eq(got, want);
+            }
+}
+
+START_TEST(elements_land_in_their_panel)
+{
+    static const size_t shapes[][2] = {{1, 1}, {3, 31}, {48, 32}, {127, 33}, {70, 100}};
+    static const enum dtype types[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
+    for (size_t s = 0; s < 5; s++)
+        for (size_t t = 0; t < 3; t++)
+            for (int transposed = 0; transposed < 2; transposed++) {
+                struct packed w;
+                struct err e = {0};
+                size_t k = shapes[s][0], n = shapes[s][1], es = dtype_size(types[t]);
+                ck_assert_int_eq(packed_init(&w, types[t], k, n, "w", &e), 0);
+                ck_assert_uint_eq(w.bytes, packed_panels(n) * PACK_N * k * es);
+                ck_assert_uint_eq((uintptr_t)w.data % 64, 0);
+                char *src = source(k, n, es, transposed);
+                for (size_t p = packed_panels(n); p-- > 0;)
+                    packed_fill(&w, src + 1, transposed, p, p + 1);
+                check_layout(&w, es);
+                free(src);
+                packed_release(&w);
+                ck_assert_ptr_null(w.data);
+            }
+}
+END_TEST
+
+START_TEST(column_comes_back)
+{
+    static const enum dtype types[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
+    enum { K = 50, N = 70 };
+    float src[K * N], col[K];
+    char raw[K * N * 4];
+    for (int i = 0; i < K * N; i++)
+        src[i] = (float)(i % 251); /* exact in every type */
+    for (size_t t = 0; t < 3; t++) {
+        struct packed w;
+        struct err e = {0};
+        ck_assert_int_eq(packed_init(&w, types[t], K, N, "w", &e), 0);
+        dtype_from_f32(raw, types[t], src, K * N);
+        packed_fill(&w, raw, 1, 0, packed_panels(N));
+        for (size_t j = 0; j < N; j++) {
+            packed_get_column(&w, j, col);
+            ck_assert_mem_eq(col, src + j * K, sizeof col);
+        }
+        packed_release(&w);
+    }
+}
+END_TEST
+
+START_TEST(impossible_shapes_are_refused)
+{
+    struct packed w = {.k = 77};
+    struct err e = {0};
+    ck_assert_int_eq(packed_init(&w, DTYPE_F32, 0, 5, "h.0.w", &e), ERR_INVALID);
+    ck_assert_ptr_nonnull(strstr(e.msg, "h.0.w"));
+    ck_assert_int_eq(packed_init(&w, DTYPE_F32, 5, 0, "w", NULL), ERR_INVALID);
+    ck_assert_int_eq(packed_init(&w, DTYPE_F32, SIZE_MAX / 8, 5, "w", NULL), ERR_INVALID);
+    ck_assert_int_eq(packed_init(&w, DTYPE_F32, 5, SIZE_MAX, "w", NULL), ERR_INVALID);
+    ck_assert_int_eq(packed_init(&w, DTYPE_F64, 5, 5, "w", NULL), ERR_UNSUPPORTED);
+    ck_assert_uint_eq(w.k, 77);
+}
+END_TEST
+
+START_TEST(too_large_is_out_of_memory)
+{
+    struct packed w = {0};
+    struct err e = {0};
+    ck_assert_int_eq(packed_init(&w, DTYPE_F32, (size_t)1 << 40, 1 << 10, "wte", &e), ERR_NOMEM);
+    ck_assert_ptr_nonnull(strstr(e.msg, "wte"));
+    ck_assert_ptr_null(w.data);
+}
+END_TEST
+
+static Suite *suite(void)
+{
+    Suite *s = suite_create("pack");
+    TCase *t = tcase_create("pack");
+    tcase_add_test(t, elements_land_in_their_panel);
+    tcase_add_test(t, column_comes_back);
+    tcase_add_test(t, impossible_shapes_are_refused);
+    tcase_add_test(t, too_large_is_out_of_memory);
+    suite_add_tcase(s, t);
+    return s;
+}
+TEST_MAIN(suite)
