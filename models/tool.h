@@ -1,0 +1,33 @@
+#ifndef TTMD_MODELS_TOOL_H
+#define TTMD_MODELS_TOOL_H
+
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+
+#include "engine/base/cpu.h"
+#include "engine/base/err.h"
+
+/* What every subcommand of ttm is handed: where to write and when to give up. */
+struct tool {
+    FILE *out;                         /* results; borrowed */
+    FILE *log;                         /* progress and remarks (stderr); borrowed */
+    const volatile sig_atomic_t *stop; /* becomes 1 at SIGINT or SIGTERM; borrowed */
+    struct cpu cpu;
+};
+
+static inline bool tool_stopped(const struct tool *t)
+{
+    return *t->stop != 0;
+}
+
+/* tool_interrupted -- what a command returns when it gave up because of a signal. */
+int tool_interrupted(struct err *err);
+
+/* A subcommand: argv[0..argc) are the words after its name. Returns 0 or a negative ERR_*; the
+ * message is printed by main. Whatever it was writing is finished, or was never there. */
+typedef int tool_command(const struct tool *t, int argc, char **argv, struct err *err);
+
+tool_command cmd_init, cmd_generate, cmd_eval, cmd_inspect, cmd_bench;
+
+#endif
