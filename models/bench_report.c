@@ -1,0 +1,146 @@
+/* The figures of `ttm bench`, and the ratios that can be compared between machines: of what the memory
+ * and the multipliers could do, how much is used. Absolute rates on a shared machine say little. */
+#include "models/bench.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+double bench_median(const struct bench_result *r, const struct bench_point *p)
+{
+    double v[BENCH_MAX_ROUNDS];
+    size_t n = (size_t)r->rounds;
+    memcpy(v, p->rate, n * sizeof *v);
+    qsort(v, n, sizeof *v, by_value);
+    return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
+}
+
+static double median_of(const struct bench_result *r, enum bench_kind kind, int size)
+{
+    for (int i = 0; i < r->n_points; i++)
+        if (r->points[i].kind == kind && (size == 0 || r->points[i].size == size))
+            return bench_median(r, &r->points[i]);
+    return 0;
+}
+
+double bench_step_bytes(const struct bench_result *r, int batch)
+{
+    const struct gpt2 *m = r->model;
+    const struct gpt2_config *c = &m->cfg;
+    size_t unused = (size_t)c->n_positions * (size_t)c->n_embd * sizeof(float) + m->wte.bytes;
+    size_t kv =
+        2 * (size_t)c->n_layer * (size_t)c->n_embd * (size_t)r->context * dtype_size(r->kv_dtype);
+    return (double)(m->weight_bytes - unused) + (double)batch * (double)kv;
+}
+
+double bench_token_flops(const struct gpt2 *m)
+{
+    double sum = 0;
+    for (int i = 0; i < m->cfg.n_layer; i++) {
+        const struct gpt2_layer *l = &m->layers[i];
+        const struct linear *maps[] = {&l->c_attn, &l->attn_proj, &l->c_fc, &l->mlp_proj};
+        for (size_t k = 0; k < sizeof maps / sizeof *maps; k++)
+            sum += 2.0 * (double)maps[k]->in * (double)maps[k]->out;
+    }
+    return sum;
+}
+
+struct ratios {
+    double blas, own, read;     /* FLOP/s, FLOP/s, bytes/s */
+    double decode_1, decode_32; /* tokens/s */
+    double bandwidth;           /* decode at batch 1: bytes/s over read */
+    double batching;            /* batch 32 over batch 1 */
+    double prefill;             /* longest prefill: FLOP/s over blas */
+    int prefill_size;
+};
+
+static void get_ratios(const struct bench_result *r, struct ratios *x)
+{
+    *x = (struct ratios){.blas = median_of(r, BENCH_BLAS, 0),
+                         .own = median_of(r, BENCH_OWN, 0),
+                         .read = median_of(r, BENCH_READ, 0),
+                         .decode_1 = median_of(r, BENCH_DECODE, 1),
+                         .decode_32 = median_of(r, BENCH_DECODE, 32)};
+    for (int i = 0; i < r->n_points; i++)
+        if (r->points[i].kind == BENCH_PREFILL && r->points[i].size > x->prefill_size)
+            x->prefill_size = r->points[i].size;
+    x->bandwidth = x->decode_1 * bench_step_bytes(r, 1) / x->read;
+    x->batching = x->decode_32 / x->decode_1;
+    x->prefill =
+        median_of(r, BENCH_PREFILL, x->prefill_size) * bench_token_flops(r->model) / x->blas;
+}
+
+static const char *const kind_names[] = {"sgemm_openblas", "sgemm_own", "memory_read", "prefill",
+                                         "decode"};
+
+static void print_json(const struct bench_result *r, const struct ratios *x, FILE *f)
+{
+    const struct gpt2 *m = r->model;
+    fprintf(f, "{\"params\": %zu, \"dtype\": \"%s\", \"kv_dtype\": \"%s\", \"threads\": %d,\n",
+            m->n_params, dtype_name(m->file_dtype), dtype_name(r->kv_dtype), r->threads);
+    fprintf(f, " \"kernels\": \"%s\", \"blas_core\": \"%s\", \"rounds\": %d, \"context\": %d,\n",
+            r->kernels, r->blas_core, r->rounds, r->context);
+    fprintf(f, " \"read_buffer_bytes\": %zu, \"decode_step_bytes\": %.0f, \"token_flops\": %.0f,\n",
+            r->read_bytes, bench_step_bytes(r, 1), bench_token_flops(m));
+    fprintf(f, " \"limits\": {\"sgemm_openblas_flops\": %.6g, \"sgemm_own_flops\": %.6g, ", x->blas,
+            x->own);
+    fprintf(f, "\"memory_read_bytes_per_s\": %.6g},\n \"rates\": [", x->read);
+    for (int i = 0, n = 0; i < r->n_points; i++) {
+        const struct bench_point *p = &r->points[i];
+        if (p->kind != BENCH_PREFILL && p->kind != BENCH_DECODE) continue;
+        fprintf(f, "%s\n  {\"kind\": \"%s\", \"size\": %d, \"tokens_per_s\": %.6g}", n++ ? "," : "",
+                kind_names[p->kind], p->size, bench_median(r, p));
+    }
+    fprintf(f, "],\n \"ratios\": {\"decode_1_of_memory_read\": %.4f, \"decode_32_over_1\": %.4f, ",
+            x->bandwidth, x->batching);
+    fprintf(f, "\"prefill_of_sgemm_openblas\": %.4f, \"sgemm_own_over_openblas\": %.4f}}\n",
+            x->prefill, x->own / x->blas);
+}
+
+static void print_text(const struct bench_result *r, const struct ratios *x, FILE *f)
+{
+    const struct gpt2 *m = r->model;
+    fprintf(f, "%s: %zu parameters, weights %s, KV cache %s\n", r->dir, m->n_params,
+            dtype_name(m->file_dtype), dtype_name(r->kv_dtype));
+    fprintf(f, "%d threads, kernels %s, OpenBLAS %s; medians of %d interleaved rounds\n\n",
+            r->threads, r->kernels, r->blas_core, r->rounds);
+    fprintf(f, "limits of this machine, now\n");
+    fprintf(f, "  SGEMM, OpenBLAS       %8.1f GFLOP/s\n", x->blas / 1e9);
+    fprintf(f, "  SGEMM, our kernel     %8.1f GFLOP/s\n", x->own / 1e9);
+    fprintf(f, "  memory read           %8.1f GB/s (%.2f GB)\n", x->read / 1e9,
+            (double)r->read_bytes / 1e9);
+    fprintf(f, "\nmodel\n");
+    for (int i = 0; i < r->n_points; i++) {
+        const struct bench_point *p = &r->points[i];
+        double rate = bench_median(r, p);
+        if (p->kind == BENCH_PREFILL)
+            fprintf(f, "  prefill %4d tokens   %8.1f tokens/s   %6.1f GFLOP/s\n", p->size, rate,
+                    rate * bench_token_flops(m) / 1e9);
+        if (p->kind == BENCH_DECODE)
+            fprintf(f, "  decode, batch %-3d     %8.1f tokens/s   %6.1f GB/s\n", p->size, rate,
+                    rate / p->size * bench_step_bytes(r, p->size) / 1e9);
+    }
+    fprintf(f, "\nratios\n");
+    fprintf(f, "  decode at batch 1 reads     %.2f of the memory bandwidth\n", x->bandwidth);
+    fprintf(f, "  decode at batch 32 gives    %.2f times the tokens of batch 1\n", x->batching);
+    fprintf(f, "  prefill of %d computes     %.2f of OpenBLAS's SGEMM\n", x->prefill_size,
+            x->prefill);
+    fprintf(f,
+            "\ncounted: a decode step reads %.1f MB of weights (LM head included, embedding\n"
+            "tables not) and %d positions of keys and values a sequence; a prefill token takes\n"
+            "%.1f MFLOP, 2 x in x out of the layers' linear maps (attention's products,\n"
+            "embeddings and the LM head's last row are computed but not counted).\n",
+            (bench_step_bytes(r, 0)) / 1e6, r->context, bench_token_flops(m) / 1e6);
+}
+
+void bench_print(const struct bench_result *r, bool json, FILE *f)
+{
+    struct ratios x;
+    get_ratios(r, &x);
+    (json ? print_json : print_text)(r, &x, f);
+}

@@ -1,0 +1,175 @@
+/* ttm init: a model directory with random weights, exactly as Hugging Face lays one out. For tests
+ * and measurements, which need the shapes of GPT-2 and not its knowledge, and as the start of
+ * training. The sizes of the published models are presets; every one of them can be overridden. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/gpt2/tokenizer.h"
+#include "engine/gpt2/tokenizer_write.h"
+#include "models/checkpoint.h"
+#include "models/init_weights.h"
+#include "models/options.h"
+#include "models/outdir.h"
+#include "models/tool.h"
+
+struct init_args {
+    const char *preset, *dtype, *activation, *tokenizer, *out;
+    int64_t layers, channels, heads, positions, vocab, inner, seed, threads; /* 0 = the preset's */
+    bool untied, random_biases, force;
+};
+
+static const struct preset {
+    const char *name;
+    int layers, channels, heads, positions, vocab;
+} presets[] = {
+    {"gpt2", 12, 768, 12, 1024, 50257},        {"gpt2-medium", 24, 1024, 16, 1024, 50257},
+    {"gpt2-large", 36, 1280, 20, 1024, 50257}, {"gpt2-xl", 48, 1600, 25, 1024, 50257},
+    {"distilgpt2", 6, 768, 12, 1024, 50257},   {"tiny", 2, 64, 4, 128, 512},
+};
+
+#define SIZE_MAX_DIM 16777216.0 /* what the loader takes */
+#define FIELD(f) offsetof(struct init_args, f)
+static const struct option table[] = {
+    {"preset", 0, OPTION_STRING, FIELD(preset), "NAME", 0, 0,
+     "gpt2|gpt2-medium|gpt2-large|gpt2-xl|distilgpt2|tiny", "sizes to begin with (default tiny)"},
+    {"layers", 0, OPTION_INT, FIELD(layers), "N", 1, 4096, NULL, "transformer blocks"},
+    {"channels", 0, OPTION_INT, FIELD(channels), "N", 1, SIZE_MAX_DIM, NULL, "width, n_embd"},
+    {"heads", 0, OPTION_INT, FIELD(heads), "N", 1, SIZE_MAX_DIM, NULL,
+     "attention heads; divides the channels"},
+    {"positions", 0, OPTION_INT, FIELD(positions), "N", 1, SIZE_MAX_DIM, NULL, "context length"},
+    {"vocab", 0, OPTION_INT, FIELD(vocab), "N", 1, SIZE_MAX_DIM, NULL, "token ids"},
+    {"inner", 0, OPTION_INT, FIELD(inner), "N", 1, SIZE_MAX_DIM, NULL,
+     "width of the MLP (default 4 x channels)"},
+    {"dtype", 0, OPTION_STRING, FIELD(dtype), "T", 0, 0, "f32|f16|bf16",
+     "element type of the file (default f32)"},
+    {"activation", 0, OPTION_STRING, FIELD(activation), "A", 0, 0, "gelu_new|gelu|relu",
+     "of the MLP (default gelu_new)"},
+    {"untied", 0, OPTION_BOOL, FIELD(untied), NULL, 0, 0, NULL,
+     "give the LM head weights of its own"},
+    {"random-biases", 0, OPTION_BOOL, FIELD(random_biases), NULL, 0, 0, NULL,
+     "biases and norms random too: no term of the model vanishes"},
+    {"seed", 0, OPTION_INT, FIELD(seed), "N", 0, 9.2e18, NULL, "of the weights (default 0)"},
+    {"tokenizer", 0, OPTION_STRING, FIELD(tokenizer), "DIR", 0, 0, NULL,
+     "copy the tokenizer of this directory (default: one made up from bytes)"},
+    {"threads", 0, OPTION_INT, FIELD(threads), "N", 0, 1024, NULL, "0 = all that may be used"},
+    {"force", 0, OPTION_BOOL, FIELD(force), NULL, 0, 0, NULL, "replace a model that is there"},
+    {"out", 'o', OPTION_STRING, FIELD(out), "DIR", 0, 0, NULL, "where to write it (required)"},
+};
+static const struct options options = {
+    .command = "init",
+    .arguments = "",
+    .about =
+        "Makes a GPT-2 model directory with random weights: config.json, model.safetensors and\n"
+        "a tokenizer. Weights are normal with standard deviation 0.02, norms 1, biases 0.",
+    .table = table,
+    .n = sizeof table / sizeof *table,
+};
+
+static int pick(int64_t given, int preset)
+{
+    return given ? (int)given : preset;
+}
+
+static int resolve(const struct init_args *a, struct gpt2_config *cfg, struct err *err)
+{
+    const struct preset *p = presets;
+    while (strcmp(p->name, a->preset) != 0)
+        p++;
+    *cfg = (struct gpt2_config){
+        .n_layer = pick(a->layers, p->layers),
+        .n_head = pick(a->heads, p->heads),
+        .n_embd = pick(a->channels, p->channels),
+        .n_positions = pick(a->positions, p->positions),
+        .vocab_size = pick(a->vocab, p->vocab),
+        .layer_norm_epsilon = 1e-5f,
+        .activation = (enum act)checkpoint_activation_parse(a->activation),
+        .scale_attn_weights = true,
+        .tie_word_embeddings = !a->untied,
+        .bos_token_id = -1,
+        .eos_token_id = -1,
+    };
+    if (cfg->n_embd % cfg->n_head)
+        return err_set_param(err, ERR_INVALID, "heads",
+                             "--heads: %d heads do not divide %d channels", cfg->n_head,
+                             cfg->n_embd);
+    int64_t inner = a->inner ? a->inner : 4 * (int64_t)cfg->n_embd;
+    if (inner > (int64_t)SIZE_MAX_DIM)
+        return err_set_param(err, ERR_INVALID, "channels",
+                             "--channels: %d channels make an MLP wider than %d", cfg->n_embd,
+                             (int)SIZE_MAX_DIM);
+    cfg->n_inner = (int)inner;
+    return 0;
+}
+
+/* The tokenizer goes first: config.json names its end-of-text token. */
+static int put_tokenizer(const struct init_args *a, struct gpt2_config *cfg, const char *dir,
+                         struct err *err)
+{
+    struct tokenizer *t = NULL;
+    int rc = a->tokenizer ? 0 : tokenizer_write_bytes(dir, cfg->vocab_size, err);
+    if (rc == 0) rc = tokenizer_open(&t, a->tokenizer ? a->tokenizer : dir, err);
+    if (rc) return rc;
+    if (tokenizer_vocab(t) > cfg->vocab_size)
+        rc = err_set_param(err, ERR_INVALID, "vocab",
+                           "--vocab: the tokenizer has ids up to %d, the model only up to %d",
+                           (int)tokenizer_vocab(t) - 1, cfg->vocab_size - 1);
+    cfg->bos_token_id = cfg->eos_token_id = tokenizer_eos(t);
+    tokenizer_close(t);
+    if (rc == 0 && a->tokenizer) rc = tokenizer_copy_files(a->tokenizer, dir, err);
+    return rc;
+}
+
+static int put_config(const struct gpt2_config *cfg, enum dtype dtype, const struct outdir *o,
+                      struct err *err)
+{
+    struct buf b = {0};
+    checkpoint_config_json(cfg, dtype, &b);
+    int rc = outdir_write(o, "config.json", b.data, b.len, err);
+    buf_release(&b);
+    return rc;
+}
+
+static int put_weights(const struct tool *t, const struct init_args *a,
+                       const struct gpt2_config *cfg, enum dtype dtype, const char *dir,
+                       struct err *err)
+{
+    struct init_weights w = {.cfg = cfg,
+                             .untied = a->untied,
+                             .random_biases = a->random_biases,
+                             .dtype = dtype,
+                             .seed = (uint64_t)a->seed};
+    char *path = NULL;
+    int rc = pool_new(&w.pool, cpu_threads(&t->cpu, (int)a->threads), err);
+    if (rc) return rc;
+    path = outdir_join(dir, "model.safetensors");
+    rc = init_weights_write(t, &w, path, err);
+    free(path);
+    pool_free(w.pool);
+    return rc;
+}
+
+int cmd_init(const struct tool *t, int argc, char **argv, struct err *err)
+{
+    struct init_args a = {.preset = "tiny", .dtype = "f32", .activation = "gelu_new"};
+    int rc = options_parse(&options, &a, NULL, argc, argv, t->out, err);
+    if (rc) return rc == OPTIONS_HELP ? 0 : rc;
+    if (!a.out) return err_set_param(err, ERR_MISSING, "out", "--out is missing: where to write");
+    enum dtype dtype = !strcmp(a.dtype, "f16")    ? DTYPE_F16
+                       : !strcmp(a.dtype, "bf16") ? DTYPE_BF16
+                                                  : DTYPE_F32;
+    struct gpt2_config cfg;
+    rc = resolve(&a, &cfg, err);
+    if (rc) return rc;
+    struct outdir o;
+    rc = outdir_begin(&o, a.out, a.force, err);
+    if (rc) return rc;
+    rc = put_tokenizer(&a, &cfg, o.tmp, err);
+    if (rc == 0) rc = put_config(&cfg, dtype, &o, err);
+    if (rc == 0) rc = put_weights(t, &a, &cfg, dtype, o.tmp, err);
+    if (rc == 0) rc = outdir_commit(&o, err);
+    if (rc == 0)
+        fprintf(t->log, "%s: %zu parameters, %s, seed %lld\n", o.path,
+                checkpoint_params(&cfg, a.untied), dtype_name(dtype), (long long)a.seed);
+    outdir_abort(&o);
+    return rc;
+}

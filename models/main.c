@@ -1,0 +1,92 @@
+/* ttm, the tool that makes, measures and inspects models. Main only finds the subcommand, turns
+ * signals into a flag that the commands look at, and results into an exit status: 0, 2 with one line
+ * on stderr, or 128 + the signal. A flag, rather than a handler that cleans up, because files may be
+ * removed and engines closed only outside a handler; a second signal ends the program at once. */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/base/cpu.h"
+#include "engine/base/version.h"
+#include "models/tool.h"
+
+enum { STATUS_OK = 0, STATUS_ERROR = 2, STATUS_SIGNAL = 128 };
+
+static volatile sig_atomic_t stop;
+static volatile sig_atomic_t stop_signal;
+
+static const struct {
+    const char *name;
+    tool_command *run;
+    const char *about;
+} commands[] = {
+    {"init", cmd_init, "make a model directory with random weights"},
+    {"inspect", cmd_inspect, "what a model directory holds"},
+};
+enum { N_COMMANDS = sizeof commands / sizeof *commands };
+
+static void on_signal(int sig)
+{
+    stop_signal = sig;
+    stop = 1;
+}
+
+static void catch_signals(void)
+{
+    struct sigaction a = {0};
+    a.sa_handler = on_signal;
+    a.sa_flags = (int)SA_RESETHAND;
+    sigemptyset(&a.sa_mask);
+    sigaction(SIGINT, &a, NULL);
+    sigaction(SIGTERM, &a, NULL);
+    signal(SIGPIPE, SIG_IGN); /* a closed pipe is a write error, not a death with files half made */
+}
+
+static void print_help(FILE *f)
+{
+    fputs("usage: ttm COMMAND [flags]\n\ncommands:\n", f);
+    for (int i = 0; i < N_COMMANDS; i++)
+        fprintf(f, "  %-10s %s\n", commands[i].name, commands[i].about);
+    fputs("\n`ttm COMMAND --help` lists a command's flags; `ttm --version` prints the version.\n",
+          f);
+}
+
+static int finish(const struct tool *t, const char *name, int rc, const struct err *err)
+{
+    if (rc == 0 && (fflush(t->out) || ferror(t->out))) {
+        fprintf(stderr, "ttm %s: cannot write to standard output: %s\n", name, strerror(errno));
+        return STATUS_ERROR;
+    }
+    if (rc == 0) return STATUS_OK;
+    fprintf(stderr, "ttm %s: %s\n", name, err->code ? err->msg : err_code_name(rc));
+    return stop ? STATUS_SIGNAL + stop_signal : STATUS_ERROR;
+}
+
+int main(int argc, char **argv)
+{
+    struct tool t = {.out = stdout, .log = stderr, .stop = &stop};
+    cpu_detect(&t.cpu);
+    cpu_blas_fix(&t.cpu, argv);
+    const char *name = argc > 1 ? argv[1] : "";
+    if (!strcmp(name, "--help") || !strcmp(name, "-h") || !strcmp(name, "help")) {
+        print_help(stdout);
+        return STATUS_OK;
+    }
+    if (!strcmp(name, "--version")) {
+        printf("ttm %s %s\n", TTMD_VERSION, TTMD_GIT);
+        return STATUS_OK;
+    }
+    for (int i = 0; i < N_COMMANDS; i++) {
+        if (strcmp(name, commands[i].name) != 0) continue;
+        struct err err = {0};
+        catch_signals();
+        int rc = commands[i].run(&t, argc - 2, argv + 2, &err);
+        return finish(&t, name, rc, &err);
+    }
+    if (!*name)
+        fputs("ttm: no command given; see ttm --help\n", stderr);
+    else
+        fprintf(stderr, "ttm: unknown command \"%.64s\"; see ttm --help\n", name);
+    return STATUS_ERROR;
+}

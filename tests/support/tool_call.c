@@ -1,0 +1,82 @@
+/* Commands take their streams as arguments, so most tests call them directly; exit statuses, signals
+ * and the dispatch can only be seen from outside, so a few start the program. Its streams go to
+ * files: no pipe can fill up and block it. */
+#include "tests/support/tool_call.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tests/support/harness.h"
+
+enum { MAX_ARGS = 64 };
+
+void tool_call(tool_command *command, const char *const *args, struct tool_result *r)
+{
+    static volatile sig_atomic_t never;
+    char *argv[MAX_ARGS];
+    int argc = 0;
+    size_t out_len, log_len;
+    *r = (struct tool_result){0};
+    for (; args[argc]; argc++) {
+        ck_assert_int_lt(argc, MAX_ARGS - 1);
+        argv[argc] = strdup(args[argc]);
+    }
+    argv[argc] = NULL;
+    struct tool t = {.out = open_memstream(&r->out, &out_len),
+                     .log = open_memstream(&r->log, &log_len),
+                     .stop = &never};
+    cpu_detect(&t.cpu);
+    r->rc = command(&t, argc, argv, &r->err);
+    fclose(t.out);
+    fclose(t.log);
+    for (int i = 0; i < argc; i++)
+        free(argv[i]);
+}
+
+static void child(const char *const *args, const char *out, const char *log)
+{
+    int null = open("/dev/null", O_RDONLY);
+    int o = open(out, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    int l = open(log, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    if (null < 0 || o < 0 || l < 0 || dup2(null, 0) < 0 || dup2(o, 1) < 0 || dup2(l, 2) < 0)
+        _exit(126);
+    char *argv[MAX_ARGS];
+    int argc = 0;
+    for (; args[argc] && argc < MAX_ARGS - 1; argc++)
+        argv[argc] = strdup(args[argc]);
+    argv[argc] = NULL;
+    execv(argv[0], argv);
+    _exit(127);
+}
+
+void tool_process(const char *const *args, int interrupt_ms, struct tool_result *r)
+{
+    char out[1024], log[1024];
+    const char *dir = temp_dir();
+    snprintf(out, sizeof out, "%s/out", dir);
+    snprintf(log, sizeof log, "%s/log", dir);
+    *r = (struct tool_result){0};
+    pid_t pid = fork();
+    ck_assert_int_ge(pid, 0);
+    if (pid == 0) child(args, out, log);
+    if (interrupt_ms > 0) {
+        usleep((useconds_t)interrupt_ms * 1000);
+        kill(pid, SIGINT);
+    }
+    int status;
+    ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+    r->rc = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    r->out = read_file(out, NULL);
+    r->log = read_file(log, NULL);
+}
+
+void tool_result_release(struct tool_result *r)
+{
+    free(r->out);
+    free(r->log);
+    *r = (struct tool_result){0};
+}

@@ -1,0 +1,23 @@
+#ifndef TTMD_TESTS_TOOL_CALL_H
+#define TTMD_TESTS_TOOL_CALL_H
+
+#include "models/tool.h"
+
+/* Running ttm's subcommands in the test's own process (so that sanitizers see them), and programs of
+ * the build as processes of their own. */
+struct tool_result {
+    int rc; /* what the command returned; of a process its exit status, 128 + n for signal n */
+    struct err err;  /* in-process only */
+    char *out, *log; /* what was written to the two streams; owned, NUL-terminated */
+};
+
+/* tool_call -- args is NULL-terminated, without the program's and the subcommand's name. */
+void tool_call(tool_command *command, const char *const *args, struct tool_result *r);
+#define TOOL(r, command, ...) tool_call((command), (const char *const[]){__VA_ARGS__, NULL}, (r))
+
+/* tool_process -- run the program args[0]; `interrupt_ms` > 0 sends it SIGINT after so long. */
+void tool_process(const char *const *args, int interrupt_ms, struct tool_result *r);
+
+void tool_result_release(struct tool_result *r);
+
+#endif
