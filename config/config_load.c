@@ -145,6 +145,8 @@ static int set_variable(struct config *c, const char *entry, struct err *err)
         has_any(name, name_len, 'a', 'z') ? NULL : config_key_find(name, name_len, true);
     struct buf what = {0};
     buf_printf(&what, "variable %.*s", len > 80 ? 80 : (int)len, entry);
+    if (!strncmp(name, "SERVICE_", 8) || !strncmp(name, "PORT_", 5))
+        buf_puts(&what, " (a Kubernetes service link? set enableServiceLinks: false)");
     int rc = k ? config_set_text(c, k, entry + len + 1, what.data, err)
                : unknown(what.data, name, name_len, config_key_variable, err);
     buf_release(&what);

@@ -20,6 +20,10 @@ static void put_json_string(struct buf *out, const char *s)
 static void put_number(struct buf *out, double v)
 {
     char text[40];
+    if (v == (double)(int64_t)v) { /* keys' ranges are far below 2^63 */
+        buf_printf(out, "%lld", (long long)v);
+        return;
+    }
     for (int digits = 1; digits <= 17; digits++) {
         snprintf(text, sizeof text, "%.*g", digits, v);
         if (strtod(text, NULL) == v) break;
