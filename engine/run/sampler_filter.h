@@ -1,0 +1,35 @@
+#ifndef TTMD_RUN_SAMPLER_FILTER_H
+#define TTMD_RUN_SAMPLER_FILTER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/kernels/kernels.h"
+
+/* The tokens that may still be drawn, in the order of their ids, as parallel arrays in a thread's
+ * scratch. Filters only ever remove from it. */
+#define SELECT_BUCKETS 2048
+struct candidates {
+    const struct kernels *k;
+    size_t n;
+    int32_t *ids;
+    float *logits; /* after bias, penalties and bans; never NaN */
+    float *
+        probs; /* exp((logit - max) / temperature), not normalised; from the first step that needs it */
+    float *score; /* free for a filter's use */
+    double *hist; /* (SELECT_BUCKETS) free for a filter's use */
+};
+
+void filter_top_k(struct candidates *c, size_t k);     /* k >= 1; uses logits only */
+void filter_typical_p(struct candidates *c, double p); /* 0 < p < 1 */
+void filter_top_p(struct candidates *c, double p);     /* 0 <= p < 1 */
+void filter_min_p(struct candidates *c, double p);     /* 0 < p <= 1 */
+
+/* candidates_sum -- of probs, always in the same order: what candidates_draw() divides by. */
+double candidates_sum(const struct candidates *c);
+
+/* candidates_draw -- the id at quantile u in [0, 1) of the distribution; never one of probability 0
+ * unless all are. */
+int32_t candidates_draw(const struct candidates *c, double u);
+
+#endif
