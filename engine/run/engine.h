@@ -24,15 +24,15 @@ struct job;
 enum engine_kv_dtype { ENGINE_KV_F32, ENGINE_KV_F16 };
 
 struct engine_options {
-    const char *dir;           /* model directory */
-    int threads;               /* 0 = what this process may use */
-    int max_batch;             /* sequences computed together, >= 1 */
-    int max_jobs;              /* jobs waiting or running; more are ERR_FULL */
-    int prefill_chunk_tokens;  /* most prompt tokens in one step, >= 1 */
+    const char *dir;          /* model directory */
+    int threads;              /* 0 = what this process may use */
+    int max_batch;            /* sequences computed together, >= 1 */
+    int max_jobs;             /* jobs waiting or running; more are ERR_FULL */
+    int prefill_chunk_tokens; /* most prompt tokens in one step, >= 1 */
     enum engine_kv_dtype kv_dtype;
-    size_t kv_cache_bytes;     /* 0 = enough for max_batch full contexts, but <= a quarter of memory */
-    const char *kernels;       /* NULL = the fastest; "scalar", "avx2", ... */
-    struct log *log;           /* borrowed; may be NULL */
+    size_t kv_cache_bytes; /* 0 = enough for max_batch full contexts, but <= a quarter of memory */
+    const char *kernels;   /* NULL = the fastest; "scalar", "avx2", ... */
+    struct log *log;       /* borrowed; may be NULL */
     void (*progress)(void *arg, double fraction); /* may be NULL; calling thread */
     void *progress_arg;
 };
@@ -53,12 +53,12 @@ struct engine_info {
     size_t n_params, weight_bytes, kv_bytes, file_bytes;
     int kv_blocks, kv_block_tokens;
     int threads, max_batch;
-    const char *dtype;      /* of the weights: "F32" */
+    const char *dtype; /* of the weights: "F32" */
     const char *kv_dtype;
-    const char *kernels;    /* "avx512" */
+    const char *kernels; /* "avx512" */
     const char *blas_core;
     double load_seconds;
-    uint64_t fingerprint;   /* of config and weights' headers: for system_fingerprint */
+    uint64_t fingerprint; /* of config and weights' headers: for system_fingerprint */
 };
 const struct engine_info *engine_info(const struct engine *e);
 
@@ -78,27 +78,30 @@ enum finish {
 enum job_phase { JOB_QUEUED, JOB_PREFILL, JOB_DECODE, JOB_DONE };
 
 /* job_notify -- something new was published (or the job is done). Called on the engine thread; must not
- * block or take long. The last call comes after `done` is visible; none follows it. */
+ * block or take long. Within it job_view() shows `done` in exactly one call, the last; `arg` must live
+ * until then, also when a consumer has seen `done` earlier by itself. The job's reference may be
+ * dropped in it, and new jobs submitted. */
 typedef void job_notify(void *arg);
 
 struct job_spec {
-    const int32_t *tokens;    /* (n_tokens) prompt, >= 1; copied */
+    const int32_t *tokens; /* (n_tokens) prompt, >= 1; copied */
     size_t n_tokens;
-    int max_tokens;           /* >= 0; n_tokens + max_tokens <= n_ctx */
-    int min_tokens;           /* end-of-text and stop ids are banned before so many tokens */
-    bool ignore_eos;          /* end-of-text is an ordinary token */
-    size_t score_from;        /* prompt tokens at positions >= this get log-probabilities; SIZE_MAX =
+    int max_tokens;    /* >= 0; n_tokens + max_tokens <= n_ctx. When it is 0 the last token is only
+                          scored, never computed, so that n_tokens may be n_ctx + 1 */
+    int min_tokens;    /* end-of-text and stop ids are banned before so many tokens */
+    bool ignore_eos;   /* end-of-text is an ordinary token */
+    size_t score_from; /* prompt tokens at positions >= this get log-probabilities; SIZE_MAX =
                                  none; 0 = all (position 0 never has one: its entry is NaN) */
-    int top_logprobs;         /* -1: no logprobs of generated tokens; 0: theirs; n: and the n best */
+    int top_logprobs;  /* -1: no logprobs of generated tokens; 0: theirs; n: and the n best */
     struct sampling sampling; /* arrays copied */
     const int32_t *stop_ids;  /* (n_stop_ids); copied */
     size_t n_stop_ids;
-    const char *const *stop;  /* (n_stop) non-empty UTF-8; copied */
+    const char *const *stop; /* (n_stop) non-empty UTF-8; copied */
     const size_t *stop_len;
     size_t n_stop;
     bool include_stop;
     uint64_t queue_deadline_ns, deadline_ns; /* clock_ns() times; 0 = none */
-    job_notify *notify;       /* may be NULL */
+    job_notify *notify;                      /* may be NULL */
     void *notify_arg;
 };
 void job_spec_default(struct job_spec *s);
@@ -131,21 +134,23 @@ struct job_token {
 
 struct job_view {
     enum job_phase phase;
-    enum finish finish;       /* FINISH_NONE until done */
-    size_t n_scored;          /* prompt entries published: job_prompt()[0..n_scored) */
-    size_t n_tokens;          /* generated tokens published; while streaming only those whose text was
+    enum finish finish; /* FINISH_NONE until done */
+    size_t n_scored;    /* prompt entries published: job_prompt()[0..n_scored) */
+    size_t n_tokens;    /* generated tokens published; while streaming only those whose text was
                                  released; tokens swallowed by a stop string never appear */
-    const char *text;         /* generated text, well-formed UTF-8, [0, text_len) released */
-    size_t text_len;          /* bytes, at a character boundary */
+    const char *text;   /* generated text, well-formed UTF-8, [0, text_len) released */
+    size_t text_len;    /* bytes, at a character boundary */
     bool done;
     /* valid when done: */
-    size_t completion_tokens; /* all generated tokens, also the swallowed ones and the end-of-text */
-    size_t cached_tokens;     /* prompt tokens whose KV was reused */
-    int32_t stop_id;          /* the id that stopped it, -1 */
-    int stop_index;           /* the stop string, -1 */
-    double sum_logprob;       /* over completion tokens, if logprobs were asked for (best_of ranks by it) */
+    size_t
+        completion_tokens; /* all generated tokens, also the swallowed ones and the end-of-text */
+    size_t cached_tokens;  /* prompt tokens whose KV was reused */
+    int32_t stop_id;       /* the id that stopped it, -1 */
+    int stop_index;        /* the stop string, -1 */
+    double
+        sum_logprob; /* over completion tokens, if logprobs were asked for (best_of ranks by it) */
     /* any time: */
-    size_t prompt_done;       /* prompt tokens processed */
+    size_t prompt_done;                                          /* prompt tokens processed */
     uint64_t submitted_ns, admitted_ns, first_token_ns, done_ns; /* clock_ns(); 0 = not yet */
 };
 
@@ -153,7 +158,8 @@ struct job_view {
 void job_view(const struct job *j, struct job_view *v);
 const struct job_token *job_prompt(const struct job *j); /* (n_tokens of the spec) */
 const struct job_token *job_tokens(const struct job *j); /* generated */
-const struct token_logprob *job_prompt_top(const struct job *j, size_t i); /* (max(top_logprobs,0)) best first */
+const struct token_logprob *job_prompt_top(const struct job *j,
+                                           size_t i); /* (max(top_logprobs,0)) best first */
 const struct token_logprob *job_token_top(const struct job *j, size_t i);
 
 /* ---- metrics ---- */
