@@ -1,0 +1,256 @@
+/* The facade: assembles CPU, kernels, pool, model, tokenizer, KV store and scheduler, and hands the
+ * scheduler the model as three calls. Everything a step needs is allocated here, once: a server that
+ * has started does not run out of memory in the middle of a request.
+ *
+ * The opening thread owns the pool while it loads; from the moment the scheduler's thread starts,
+ * that one does. The facts of engine_info() are constant, so that they need no lock. */
+#include "engine/run/engine.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/clock.h"
+#include "engine/base/mem.h"
+#include "engine/gpt2/safetensors.h"
+#include "engine/gpt2/tokenizer.h"
+#include "engine/run/engine_facts.h"
+#include "engine/run/scheduler.h"
+
+struct engine {
+    struct cpu cpu;
+    struct pool *pool; /* owned */
+    struct compute compute;
+    struct gpt2 *model;    /* owned */
+    struct tokenizer *tok; /* owned */
+    struct kv_store kv;
+    float *scratch; /* owned; of gpt2_forward() and gpt2_logits() */
+    size_t scratch_bytes;
+    struct scheduler *sched; /* owned */
+    struct engine_info info;
+};
+
+void engine_options_default(struct engine_options *o)
+{
+    *o = (struct engine_options){.max_batch = 32, .max_jobs = 256, .prefill_chunk_tokens = 512};
+}
+
+/* ---- the model as the scheduler sees it; engine thread ---- */
+
+static void forward(void *ctx, const struct gpt2_step *step, float *hidden)
+{
+    struct engine *e = ctx;
+    gpt2_forward(e->model, &e->compute, &e->kv, step, hidden, e->scratch);
+}
+
+static void logits(void *ctx, const float *hidden, const int32_t *rows, int n, float *out)
+{
+    struct engine *e = ctx;
+    gpt2_logits(e->model, &e->compute, hidden, rows, n, out, e->scratch);
+}
+
+static const char *token_text(void *ctx, int32_t id, size_t *len)
+{
+    struct engine *e = ctx;
+    *len = 0;
+    return tokenizer_is_special(e->tok, id) ? "" : tokenizer_bytes(e->tok, id, len);
+}
+
+/* ---- opening, in order ---- */
+
+static int open_cpu(struct engine *e, const struct engine_options *o, struct err *err)
+{
+    if (o->threads < 0)
+        return err_set_param(err, ERR_INVALID, "threads", "threads is %d, expected 0 or more",
+                             o->threads);
+    cpu_detect(&e->cpu);
+    e->compute.k = kernels_choose(&e->cpu, o->kernels);
+    if (!e->compute.k)
+        return err_set_param(err, ERR_INVALID, "kernels",
+                             "kernels \"%s\" are unknown or cannot run on this processor",
+                             o->kernels);
+    int rc = pool_new(&e->pool, cpu_threads(&e->cpu, o->threads), err);
+    e->compute.pool = e->pool;
+    return rc;
+}
+
+static int open_model(struct engine *e, const struct engine_options *o, struct err *err)
+{
+    int rc = tokenizer_open(&e->tok, o->dir, err); /* first: it is quick, and refuses early */
+    if (!rc) rc = gpt2_open(&e->model, o->dir, &e->compute, o->progress, o->progress_arg, err);
+    if (rc) return rc;
+    int32_t most = e->model->cfg.vocab_size;
+    if (tokenizer_vocab(e->tok) > most)
+        return err_set(err, ERR_INVALID,
+                       "%s: the tokenizer has ids up to %d, the model's vocabulary ends at %d",
+                       o->dir, (int)tokenizer_vocab(e->tok) - 1, (int)most - 1);
+    return 0;
+}
+
+/* Blocks for the bytes asked for, or for max_batch full contexts in a quarter of the memory; never
+ * fewer than one full context, so that every valid request fits. */
+static int count_blocks(const struct engine *e, const struct engine_options *o, size_t block_bytes)
+{
+    size_t context = (size_t)kv_blocks_for(e->model->cfg.n_positions);
+    size_t blocks;
+    if (o->kv_cache_bytes > 0) {
+        blocks = o->kv_cache_bytes / block_bytes;
+    } else {
+        size_t most = e->cpu.memory_bytes / 4 / block_bytes;
+        blocks = context * (size_t)o->max_batch;
+        if (most > 0 && blocks > most) blocks = most;
+    }
+    if (blocks < context) blocks = context;
+    return blocks < INT32_MAX ? (int)blocks : INT32_MAX;
+}
+
+static int open_kv(struct engine *e, const struct engine_options *o, struct err *err)
+{
+    enum dtype t = o->kv_dtype == ENGINE_KV_F16 ? DTYPE_F16 : DTYPE_F32;
+    int blocks = count_blocks(e, o, kv_block_bytes(&e->model->cfg, t));
+    return kv_store_init(&e->kv, &e->model->cfg, t, blocks, err);
+}
+
+static int open_scratch(struct engine *e, const struct engine_options *o, struct err *err)
+{
+    if (o->max_batch < 1 || o->prefill_chunk_tokens < 1 || o->max_batch > 1 << 20 ||
+        o->prefill_chunk_tokens > 1 << 20)
+        return err_set(err, ERR_INVALID,
+                       "max_batch %d and prefill_chunk_tokens %d, expected 1 to 1048576",
+                       o->max_batch, o->prefill_chunk_tokens);
+    size_t floats = gpt2_scratch_floats(e->model, o->max_batch + o->prefill_chunk_tokens,
+                                        pool_threads(e->pool));
+    size_t gather = (size_t)SCHEDULER_LOGIT_ROWS * (size_t)e->model->cfg.n_embd;
+    if (floats < gather) floats = gather;
+    void *p;
+    if (!mem_mul(floats, sizeof(float), &e->scratch_bytes))
+        return err_set(err, ERR_NOMEM, "scratch of %zu floats is too large", floats);
+    int rc = mem_map(&p, e->scratch_bytes, "scratch of a step", err);
+    if (!rc) e->scratch = p;
+    return rc;
+}
+
+static int32_t valid_id(const struct engine *e, int32_t id)
+{
+    return id >= 0 && id < e->model->cfg.vocab_size ? id : -1;
+}
+
+static int open_scheduler(struct engine *e, const struct engine_options *o, struct err *err)
+{
+    const struct gpt2_config *c = &e->model->cfg;
+    struct scheduler_model m = {
+        .ctx = e,
+        .forward = forward,
+        .logits = logits,
+        .token_text = token_text,
+        .n_embd = c->n_embd,
+        .n_positions = c->n_positions,
+        .vocab = c->vocab_size,
+        .eos = e->info.eos_id,
+        .max_token_bytes = tokenizer_max_token_bytes(e->tok),
+    };
+    struct scheduler_options so = {
+        .max_batch = o->max_batch,
+        .max_jobs = o->max_jobs,
+        .prefill_chunk_tokens = o->prefill_chunk_tokens,
+        .kv_blocks = e->kv.n_blocks,
+        .pool = e->pool,
+        .kernels = e->compute.k,
+    };
+    return scheduler_open(&e->sched, &m, &so, err);
+}
+
+static void fill_info(struct engine *e, const struct engine_options *o)
+{
+    const struct gpt2_config *c = &e->model->cfg;
+    int32_t eos = valid_id(e, c->eos_token_id), bos = valid_id(e, c->bos_token_id);
+    e->info = (struct engine_info){
+        .n_layer = c->n_layer,
+        .n_head = c->n_head,
+        .n_embd = c->n_embd,
+        .n_ctx = c->n_positions,
+        .n_inner = c->n_inner,
+        .vocab_size = c->vocab_size,
+        .eos_id = eos >= 0 ? eos : valid_id(e, tokenizer_eos(e->tok)),
+        .bos_id = bos >= 0 ? bos : valid_id(e, tokenizer_eos(e->tok)),
+        .n_params = e->model->n_params,
+        .weight_bytes = e->model->weight_bytes,
+        .kv_bytes = (size_t)e->kv.n_blocks * e->kv.block_bytes,
+        .kv_blocks = e->kv.n_blocks,
+        .kv_block_tokens = KV_BLOCK,
+        .threads = pool_threads(e->pool),
+        .max_batch = o->max_batch,
+        .dtype = dtype_name(e->model->file_dtype),
+        .kv_dtype = dtype_name(e->kv.dtype),
+        .kernels = e->compute.k->name,
+        .blas_core = cpu_blas_core(),
+    };
+}
+
+int engine_open(struct engine **out, const struct engine_options *o, struct err *err)
+{
+    uint64_t t0 = clock_ns();
+    struct engine *e = mem_calloc(1, sizeof *e);
+    struct engine_facts facts = {0};
+    int rc = open_cpu(e, o, err);
+    if (!rc) rc = open_model(e, o, err);
+    if (!rc) rc = engine_facts(&facts, o->dir, err);
+    if (!rc) rc = open_kv(e, o, err);
+    if (!rc) rc = open_scratch(e, o, err);
+    if (!rc) {
+        fill_info(e, o);
+        e->info.file_bytes = facts.file_bytes;
+        e->info.fingerprint = facts.fingerprint;
+        rc = open_scheduler(e, o, err);
+    }
+    if (rc) {
+        engine_close(e);
+        return rc;
+    }
+    e->info.load_seconds = (double)(clock_ns() - t0) / (double)CLOCK_NS_PER_S;
+    log_at(o->log, LOG_INFO, "model loaded", LOG_S("dir", o->dir),
+           LOG_I("parameters", e->info.n_params), LOG_I("weight_bytes", e->info.weight_bytes),
+           LOG_S("dtype", e->info.dtype), LOG_S("kernels", e->info.kernels),
+           LOG_I("threads", e->info.threads), LOG_I("kv_bytes", e->info.kv_bytes),
+           LOG_N("seconds", e->info.load_seconds));
+    *out = e;
+    return 0;
+}
+
+void engine_close(struct engine *e)
+{
+    if (!e) return;
+    scheduler_close(e->sched);
+    mem_unmap(e->scratch, e->scratch_bytes);
+    kv_store_release(&e->kv);
+    gpt2_close(e->model);
+    tokenizer_close(e->tok);
+    pool_free(e->pool);
+    free(e);
+}
+
+/* ---- what the facade passes on ---- */
+
+const struct engine_info *engine_info(const struct engine *e)
+{
+    return &e->info;
+}
+
+const struct tokenizer *engine_tokenizer(const struct engine *e)
+{
+    return e->tok;
+}
+
+int engine_submit(struct engine *e, const struct job_spec *s, struct job **out, struct err *err)
+{
+    return scheduler_submit(e->sched, s, out, err);
+}
+
+void engine_stats(const struct engine *e, struct engine_stats *s)
+{
+    scheduler_stats(e->sched, s);
+}
+
+void engine_set_on_step(struct engine *e, engine_on_step *fn, void *arg)
+{
+    scheduler_set_on_step(e->sched, fn, arg);
+}
