@@ -1,0 +1,217 @@
+/* The pool: every item once, no lost wakeup, idle means idle, pieces never above the grain. */
+#include "engine/base/pool.h"
+
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+
+#include "engine/base/clock.h"
+#include "engine/base/mem.h"
+#include "tests/support/harness.h"
+
+#define MAX_ITEMS 5000
+
+struct job {
+    size_t n, grain;
+    int threads;
+    unsigned char seen[MAX_ITEMS]; /* plain: each item belongs to one piece */
+    atomic_int wrong;
+    atomic_size_t calls;
+};
+
+static void mark(void *arg, size_t begin, size_t end, int worker)
+{
+    struct job *j = arg;
+    atomic_fetch_add(&j->calls, 1);
+    if (begin >= end || end > j->n || end - begin > j->grain || begin % j->grain || worker < 0 ||
+        worker >= j->threads)
+        atomic_store(&j->wrong, 1);
+    else
+        for (size_t i = begin; i < end; i++)
+            j->seen[i]++;
+}
+
+static void check_job(struct pool *p, size_t n, size_t grain)
+{
+    struct job *j = mem_calloc(1, sizeof *j);
+    j->n = n;
+    j->grain = grain;
+    j->threads = pool_threads(p);
+    pool_for(p, n, grain, mark, j);
+    ck_assert_int_eq(j->wrong, 0);
+    ck_assert_uint_eq(j->calls, (n + grain - 1) / grain);
+    for (size_t i = 0; i < n; i++)
+        ck_assert_uint_eq(j->seen[i], 1);
+    free(j);
+}
+
+static struct pool *new_pool(int threads)
+{
+    struct pool *p = NULL;
+    struct err e = {0};
+    ck_assert_int_eq(pool_new(&p, threads, &e), 0);
+    ck_assert_int_eq(pool_threads(p), threads);
+    return p;
+}
+
+START_TEST(every_item_once)
+{
+    const size_t sizes[] = {0, 1, 2, 3, 7, 64, 65, 1000, MAX_ITEMS};
+    const size_t grains[] = {1, 2, 3, 64, 1000, MAX_ITEMS, MAX_ITEMS + 1};
+    for (int threads = 0; threads <= 5; threads++) {
+        struct pool *p = threads ? new_pool(threads) : NULL;
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+            for (size_t k = 0; k < sizeof grains / sizeof *grains; k++)
+                check_job(p, sizes[i], grains[k]);
+        pool_free(p);
+    }
+    ck_assert_int_eq(pool_threads(NULL), 1);
+}
+END_TEST
+
+static void huge_item(void *arg, size_t begin, size_t end, int worker)
+{
+    (void)worker;
+    if (begin < end) atomic_fetch_add((atomic_size_t *)arg, 1);
+}
+
+START_TEST(the_largest_grain_does_not_overflow)
+{
+    struct pool *p = new_pool(2);
+    atomic_size_t calls = 0;
+    pool_for(p, SIZE_MAX, SIZE_MAX / 3, huge_item, &calls);
+    ck_assert_uint_eq(calls, 3);
+    pool_for(p, SIZE_MAX, SIZE_MAX / 2, huge_item, &calls);
+    ck_assert_uint_eq(calls, 6);
+    pool_free(p);
+}
+END_TEST
+
+/* One slot per worker, plain memory: a data race or a piece after pool_for's return shows. */
+struct tally {
+    struct {
+        size_t sum;
+        char pad[56];
+    } of[16];
+};
+
+static void tally(void *arg, size_t begin, size_t end, int worker)
+{
+    struct tally *t = arg;
+    for (size_t i = begin; i < end; i++)
+        t->of[worker].sum += i + 1;
+}
+
+static void stress(int threads, int rounds, int pause_every)
+{
+    struct pool *p = new_pool(threads);
+    struct tally t;
+    for (int r = 0; r < rounds; r++) {
+        size_t n = 2 + (size_t)r % 13, sum = 0;
+        memset(&t, 0, sizeof t);
+        pool_for(p, n, 1, tally, &t);
+        for (int w = 0; w < threads; w++)
+            sum += t.of[w].sum;
+        ck_assert_uint_eq(sum, n * (n + 1) / 2);
+        if (pause_every &&
+            r % pause_every == 0) /* let workers reach every point of falling asleep */
+            nanosleep(&(struct timespec){.tv_nsec = 1000 * (r % 97)}, NULL);
+    }
+    pool_free(p);
+}
+
+START_TEST(thousands_of_tiny_jobs)
+{
+    int rounds = harness_sanitized() ? 4000 : 40000;
+    stress(2, rounds, 0);
+    stress(2, rounds / 10, 1);
+    stress(3, rounds / 10, 5);
+    stress(8, rounds / 10, 7); /* more threads than processors, on most machines that test */
+}
+END_TEST
+
+START_TEST(many_pools_come_and_go)
+{
+    for (int i = 0; i < 200; i++) {
+        struct pool *p = new_pool(1 + i % 5);
+        if (i % 3) check_job(p, 17, 2);
+        pool_free(p);
+    }
+    pool_free(NULL);
+}
+END_TEST
+
+static double cpu_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+
+START_TEST(an_idle_pool_uses_no_cpu)
+{
+    struct pool *p = new_pool(4);
+    check_job(p, 100, 1);
+    double before = cpu_ms();
+    nanosleep(&(struct timespec){.tv_nsec = 200 * 1000 * 1000}, NULL);
+    ck_assert_double_lt(cpu_ms() - before, 20);
+    pool_free(p);
+}
+END_TEST
+
+static void rendezvous(void *arg, size_t begin, size_t end, int worker)
+{
+    atomic_int *here = arg;
+    (void)begin, (void)end, (void)worker;
+    atomic_fetch_add(here, 1);
+    while (atomic_load(here) < 4)
+        sched_yield();
+}
+
+START_TEST(all_threads_work_at_once)
+{
+    struct pool *p = new_pool(4);
+    for (int i = 0; i < 20; i++) { /* hangs if a piece waits for a thread that never comes */
+        atomic_int here = 0;
+        pool_for(p, 4, 1, rendezvous, &here);
+        ck_assert_int_eq(here, 4);
+        if (i % 2) nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    pool_free(p);
+}
+END_TEST
+
+START_TEST(a_thread_that_cannot_start_is_an_error)
+{
+    struct rlimit small = {.rlim_cur = 64 << 20, .rlim_max = 64 << 20};
+    ck_assert_int_eq(setrlimit(RLIMIT_AS, &small), 0);
+    struct pool *p = NULL;
+    struct err e = {0};
+    ck_assert_int_eq(pool_new(&p, 1000, &e), ERR_IO);
+    ck_assert_ptr_null(p);
+    ck_assert_ptr_nonnull(strstr(e.msg, "of 999"));
+}
+END_TEST
+
+static Suite *suite(void)
+{
+    Suite *s = suite_create("pool");
+    TCase *t = tcase_create("pool");
+    tcase_set_timeout(t, 120);
+    tcase_add_test(t, every_item_once);
+    tcase_add_test(t, the_largest_grain_does_not_overflow);
+    tcase_add_test(t, thousands_of_tiny_jobs);
+    tcase_add_test(t, many_pools_come_and_go);
+    tcase_add_test(t, an_idle_pool_uses_no_cpu);
+    tcase_add_test(t, all_threads_work_at_once);
+    if (harness_sanitized())
+        skip("pool: thread start failure", "sanitizers need address space");
+    else
+        tcase_add_test(t, a_thread_that_cannot_start_is_an_error);
+    suite_add_tcase(s, t);
+    return s;
+}
+TEST_MAIN(suite)
