@@ -22,7 +22,10 @@ static const struct {
     const char *about;
 } commands[] = {
     {"init", cmd_init, "make a model directory with random weights"},
+    {"generate", cmd_generate, "continue a text"},
+    {"eval", cmd_eval, "perplexity of a text"},
     {"inspect", cmd_inspect, "what a model directory holds"},
+    {"bench", cmd_bench, "speed of a model beside the machine's limits"},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
