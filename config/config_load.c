@@ -141,8 +141,8 @@ static int set_variable(struct config *c, const char *entry, struct err *err)
     if (strncmp(entry, PREFIX, PREFIX_LEN) || !entry[len] || is_reserved(entry, len)) return 0;
     const char *name = entry + PREFIX_LEN;
     size_t name_len = len - PREFIX_LEN;
-    const struct config_key *k =
-        has_any(name, name_len, 'a', 'z') ? NULL : config_key_find(name, name_len, true);
+    bool plain = !memchr(name, '-', name_len) && !has_any(name, name_len, 'a', 'z');
+    const struct config_key *k = plain ? config_key_find(name, name_len, true) : NULL;
     struct buf what = {0};
     buf_printf(&what, "variable %.*s", len > 80 ? 80 : (int)len, entry);
     if (!strncmp(name, "SERVICE_", 8) || !strncmp(name, "PORT_", 5))

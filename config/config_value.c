@@ -41,6 +41,7 @@ static int bad_text(const struct config_key *k, const char *text, const char *so
 static bool is_choice(const char *choices, const char *value)
 {
     size_t n = strlen(value);
+    if (strchr(value, '|')) return false;
     for (const char *p = choices; p; p = strchr(p, '|')) {
         if (*p == '|') p++;
         if (n && !strncmp(p, value, n) && (p[n] == 0 || p[n] == '|')) return true;
