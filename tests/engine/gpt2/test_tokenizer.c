@@ -162,8 +162,7 @@ START_TEST(accepted_settings)
     static const char *const pre[] = {
         FIXTURE_BYTE_LEVEL,
         "{\"type\": \"Sequence\", \"pretokenizers\": [" FIXTURE_BYTE_LEVEL "]}",
-        "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"use_regex\": true, "
-        "\"trim_offsets\": true}",
+        "{\"add_prefix_space\": false, \"use_regex\": true, \"type\": \"ByteLevel\"}",
         "{\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"use_regex\": null}",
     };
     for (int i = 0; i < 4; i++) {
