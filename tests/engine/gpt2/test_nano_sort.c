@@ -33,7 +33,8 @@ static int digit(char c)
 {
     static const char table[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     const char *p = strchr(table, c);
-    ck_assert_ptr_nonnull(p);
+    if (!p)
+        ck_abort_msg("'%c' is not base64", c); /* a passing ck_assert writes to a pipe: too slow */
     return (int)(p - table);
 }
 
