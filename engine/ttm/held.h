@@ -1,0 +1,43 @@
+#ifndef TTMD_TTM_HELD_H
+#define TTMD_TTM_HELD_H
+
+/* Inside engine/ttm only: what a plan keeps resident, and the executors of the three methods. */
+
+#include "engine/kernels/matmul.h"
+#include "engine/ttm/plan_chain.h"
+#include "engine/ttm/ttm_linear.h"
+
+struct ttm_held {
+    struct ttm_steps steps;             /* CONTRACT */
+    struct packed group[TTM_MAX_CORES]; /* CONTRACT: weights in the order of the steps, owned */
+    struct plan_tiles tiles;            /* REBUILD, RESIDENT with d > 1 */
+    float *left;                        /* REBUILD: (left m, left n, rank), owned by mem_map */
+    size_t left_bytes;
+    struct packed right; /* REBUILD: (rank, right m * right n) F32, owned */
+    struct packed dense; /* RESIDENT: (in, out), owned */
+};
+
+/* How a merged group is laid out: the stride of each of its four indices in the target. */
+struct merge_strides {
+    size_t a, i, j, b; /* left rank, input index, output index, right rank */
+};
+
+/* merge_group -- the product of cores first..last-1 in double, rounded to f32 once, to `dst`.
+ * Errors  ERR_NOMEM. */
+int merge_group(float *dst, const struct ttm *w, int first, int last, struct merge_strides to,
+                struct err *err);
+
+/* merge_pack -- a row-major (k, n) f32 matrix as an owned packed one of type t. */
+int merge_pack(struct packed *out, const float *src, enum dtype t, size_t k, size_t n,
+               const char *what, struct err *err);
+
+/* rebuild_make -- W into `data`, F32 in the layout of pack.h for (in, out), all of it (padding
+ * columns become zero); scratch: plan->worker_floats per thread. */
+void rebuild_make(float *data, const struct ttm_held *h, const struct ttm_plan *p,
+                  const struct ttm_shape *s, const struct compute *c, float *scratch,
+                  uint64_t *mults);
+
+void contract_apply(const struct ttm_held *h, const struct ttm_plan *p, const struct ttm_shape *s,
+                    const struct compute *c, const struct ttm_call *call);
+
+#endif

@@ -1,0 +1,41 @@
+#ifndef TTMD_TTM_PLAN_CHAIN_H
+#define TTMD_TTM_PLAN_CHAIN_H
+
+/* Inside engine/ttm only: the grouped chain that plan.c, plan_search.c and the executors share. */
+
+#include "engine/ttm/plan.h"
+
+struct plan_chain {
+    int g;
+    size_t m[TTM_MAX_CORES], n[TTM_MAX_CORES], r[TTM_MAX_CORES + 1];
+};
+
+/* plan_chain -- the shape of the groups whose first cores are first[0..groups]. */
+void plan_chain(struct plan_chain *c, const struct ttm_shape *s, const int *first, int groups);
+size_t plan_chain_floats(const struct plan_chain *c);
+
+/* plan_step -- the step that applies `group` when `applied` (a bit per group) are done and `last` was
+ * the last of them (-1: none). plan_out -- the final reordering after `last`. */
+void plan_step(struct ttm_step *st, const struct plan_chain *c, unsigned applied, int last,
+               int group);
+void plan_out(struct ttm_permutation *out, const struct plan_chain *c, int last);
+
+/* How a rebuild is cut up: W is made in tiles of `block` left output indices for one left input
+ * index; each is a (block, rank) x (rank, width) product, width = m_right * n_right. */
+struct plan_tiles {
+    size_t rank, m_right, n_right, n_left, width;
+    size_t left, right; /* left input and output indices that are needed */
+    size_t block;
+};
+void plan_tiles(struct plan_tiles *t, const struct ttm_plan *p, const struct ttm_shape *s);
+
+/* plan_step_seconds, plan_move_seconds -- the cost model's terms for `rows` rows of x. */
+double plan_step_seconds(const struct ttm_step *st, size_t rows, size_t element, bool cached,
+                         const struct ttm_rates *m);
+double plan_out_seconds(const struct ttm_permutation *out, size_t floats, size_t rows,
+                        const struct ttm_rates *m);
+
+/* plan_cached -- do the weights of all layers of this kind fit in the cache? */
+bool plan_cached(size_t bytes, const struct ttm_workload *w, const struct ttm_rates *m);
+
+#endif

@@ -1,0 +1,236 @@
+/* Choosing a plan. The machine is described by a handful of rates; a matrix product takes as long as
+ * the slower of its arithmetic and its weight traffic, a reordering as long as its bytes take in
+ * cache. Simple on purpose: what decides between methods are factors of two and more.
+ *
+ * Contractions: for each of the 2^(d-1) groupings, dynamic programming over (set of groups applied,
+ * the last one), since a step's cost and the layout it leaves depend on nothing else. That is exact
+ * and at most some ten thousand step evaluations for eight cores, so that no heuristic is needed. */
+#include <math.h>
+#include <stdlib.h>
+
+#include "engine/base/mem.h"
+#include "engine/kernels/pack.h"
+#include "engine/ttm/plan_chain.h"
+
+const struct ttm_rates ttm_rates_ideal = {
+    .flops_few = 1, .flops_many = 1, .dram = INFINITY, .cache = INFINITY, .lanes = 1};
+
+bool plan_cached(size_t bytes, const struct ttm_workload *w, const struct ttm_rates *m)
+{
+    return bytes <= m->cache_bytes / (size_t)w->layers;
+}
+
+static double product_seconds(double rows, size_t k, size_t n, size_t element, double bandwidth,
+                              const struct ttm_rates *m)
+{
+    double columns = (double)mem_round_up(n, m->lanes), share = 1;
+    if (rows < TTM_MANY_ROWS) share = (rows - 1) / (TTM_MANY_ROWS - 1);
+    double flops = m->flops_few + (m->flops_many - m->flops_few) * share;
+    double arithmetic = 2 * rows * (double)k * columns / flops;
+    double traffic = (double)k * columns * (double)element / bandwidth;
+    return fmax(arithmetic, traffic) + m->overhead_s;
+}
+
+double plan_step_seconds(const struct ttm_step *st, size_t rows, size_t element, bool cached,
+                         const struct ttm_rates *m)
+{
+    double all = (double)rows * (double)st->rows;
+    double moved = st->in.identity ? 0 : 8 * all * (double)st->k / m->cache;
+    double activations = 4 * all * (double)(st->k + st->n) / m->cache;
+    return moved + activations +
+           product_seconds(all, st->k, st->n, element, cached ? m->cache : m->dram, m);
+}
+
+double plan_out_seconds(const struct ttm_permutation *out, size_t floats, size_t rows,
+                        const struct ttm_rates *m)
+{
+    return out->identity ? 0 : 8 * (double)rows * (double)floats / m->cache;
+}
+
+static double contract_seconds(const struct ttm_plan *p, const struct ttm_shape *s, size_t rows,
+                               const struct ttm_workload *w, const struct ttm_rates *m)
+{
+    struct ttm_steps st;
+    ttm_plan_steps(&st, p, s);
+    bool cached = plan_cached(ttm_plan_bytes(p, w->dtype), w, m);
+    double t = plan_out_seconds(&st.out, ttm_shape_cols(s), rows, m);
+    for (int i = 0; i < st.n; i++)
+        t += plan_step_seconds(&st.step[i], rows, dtype_size(w->dtype), cached, m);
+    return t;
+}
+
+double ttm_plan_seconds(const struct ttm_plan *p, const struct ttm_shape *s, size_t rows,
+                        const struct ttm_workload *w, const struct ttm_rates *m)
+{
+    size_t in = (size_t)s->in, out = (size_t)s->out;
+    if (p->method == TTM_CONTRACT) return contract_seconds(p, s, rows, w, m);
+    bool cached = plan_cached(ttm_plan_bytes(p, w->dtype), w, m);
+    if (p->method == TTM_RESIDENT)
+        return product_seconds((double)rows, in, out, dtype_size(w->dtype),
+                               cached ? m->cache : m->dram, m);
+    double made = 2 * (double)p->mults_per_call / m->flops_many;
+    double weights = (double)ttm_plan_bytes(p, w->dtype) / (cached ? m->cache : m->dram);
+    double w_bytes = 4 * (double)in * (double)out; /* to a tile, to W, and back in the product */
+    double bandwidth = w_bytes <= (double)m->cache_bytes ? m->cache : m->dram;
+    return fmax(made, weights) + 2 * w_bytes / m->cache + w_bytes / bandwidth +
+           product_seconds((double)rows, in, out, 4, bandwidth, m);
+}
+
+size_t ttm_plan_bytes(const struct ttm_plan *p, enum dtype t)
+{
+    return p->packed_floats * (p->method == TTM_REBUILD ? 4 : dtype_size(t));
+}
+
+size_t ttm_plan_pair_bytes(const struct ttm_plan plan[TTM_ROLES], enum dtype t)
+{
+    size_t a = ttm_plan_bytes(&plan[0], t), b = ttm_plan_bytes(&plan[1], t);
+    return ttm_plan_same(&plan[0], &plan[1]) ? a : a + b;
+}
+
+/* The fastest order of a grouping. best[applied][last] = seconds up to there; from[..] = the last
+ * group before. */
+struct search {
+    double best[1 << TTM_MAX_CORES][TTM_MAX_CORES];
+    signed char from[1 << TTM_MAX_CORES][TTM_MAX_CORES];
+};
+
+static void extend(struct search *q, const struct plan_chain *c, unsigned applied, int last,
+                   double so_far, size_t rows, size_t element, bool cached,
+                   const struct ttm_rates *m)
+{
+    for (int g = 0; g < c->g; g++) {
+        if (applied >> g & 1) continue;
+        struct ttm_step st;
+        plan_step(&st, c, applied, last, g);
+        double t = so_far + plan_step_seconds(&st, rows, element, cached, m);
+        unsigned next = applied | 1u << g;
+        if (t < q->best[next][g]) {
+            q->best[next][g] = t;
+            q->from[next][g] = (signed char)last;
+        }
+    }
+}
+
+static void best_order(struct ttm_plan *p, const struct ttm_shape *s, size_t rows,
+                       const struct ttm_workload *w, const struct ttm_rates *m, struct search *q)
+{
+    struct plan_chain c;
+    plan_chain(&c, s, p->first, p->groups);
+    size_t element = dtype_size(w->dtype);
+    bool cached = plan_cached(plan_chain_floats(&c) * element, w, m);
+    unsigned all = (1u << c.g) - 1;
+    for (unsigned a = 0; a <= all; a++)
+        for (int g = 0; g < c.g; g++)
+            q->best[a][g] = INFINITY;
+    extend(q, &c, 0, -1, 0, rows, element, cached, m);
+    for (unsigned a = 1; a < all; a++)
+        for (int g = 0; g < c.g; g++)
+            if (q->best[a][g] < INFINITY)
+                extend(q, &c, a, g, q->best[a][g], rows, element, cached, m);
+    int last = 0;
+    double least = INFINITY;
+    for (int g = 0; g < c.g; g++) {
+        struct ttm_permutation out;
+        plan_out(&out, &c, g);
+        double t = q->best[all][g] + plan_out_seconds(&out, ttm_shape_cols(s), rows, m);
+        if (t < least) {
+            least = t;
+            last = g;
+        }
+    }
+    for (int i = c.g - 1; i >= 0; i--) {
+        p->order[i] = last;
+        int before = q->from[all][last];
+        all &= ~(1u << last);
+        last = before;
+    }
+}
+
+/* All plans worth comparing: each grouping in its best order, each rebuild, resident. */
+#define MAX_CANDIDATES ((1 << (TTM_MAX_CORES - 1)) + TTM_MAX_CORES)
+struct candidates {
+    int n;
+    struct ttm_plan plan[MAX_CANDIDATES];
+    double seconds[MAX_CANDIDATES];
+    struct search search;
+};
+
+static void add(struct candidates *c, const struct ttm_plan *choice, const struct ttm_shape *s,
+                size_t rows, const struct ttm_workload *w, const struct ttm_rates *m)
+{
+    struct ttm_plan *p = &c->plan[c->n];
+    *p = *choice;
+    BUG_ON(ttm_plan_finish(p, s, "plan", NULL) != 0);
+    if (w->budget_bytes && ttm_plan_bytes(p, w->dtype) > w->budget_bytes) return;
+    c->seconds[c->n++] = ttm_plan_seconds(p, s, rows, w, m);
+}
+
+static struct candidates *candidates(const struct ttm_shape *s, enum ttm_role role,
+                                     const struct ttm_workload *w, const struct ttm_rates *m)
+{
+    struct candidates *c = mem_calloc(1, sizeof *c);
+    size_t rows = w->rows[role];
+    int cheapest = 0; /* the split that a resident W is made with */
+    for (int k = 1; k < s->d; k++)
+        if (!cheapest || s->r[k] < s->r[cheapest]) cheapest = k;
+    add(c, &(struct ttm_plan){.method = TTM_RESIDENT, .split = cheapest}, s, rows, w, m);
+    for (int k = 1; k < s->d; k++)
+        add(c, &(struct ttm_plan){.method = TTM_REBUILD, .split = k}, s, rows, w, m);
+    for (unsigned cut = 1; cut < 1u << (s->d - 1); cut++) {
+        struct ttm_plan p = {.method = TTM_CONTRACT, .groups = 1};
+        for (int k = 1; k < s->d; k++)
+            if (cut >> (k - 1) & 1) p.first[p.groups++] = k;
+        p.first[p.groups] = s->d;
+        best_order(&p, s, rows, w, m, &c->search);
+        add(c, &p, s, rows, w, m);
+    }
+    return c;
+}
+
+static int no_fit(const struct ttm_shape *s, const struct ttm_workload *w, const char *what,
+                  struct err *err)
+{
+    char text[TTM_SHAPE_TEXT];
+    ttm_shape_format(s, text);
+    return err_set(err, ERR_INVALID,
+                   "%s: no plan for %s fits in %zu bytes; its cores alone need %zu", what, text,
+                   w->budget_bytes, ttm_shape_params(s) * dtype_size(w->dtype));
+}
+
+int ttm_plan_role(struct ttm_plan *out, const struct ttm_shape *s, enum ttm_role role,
+                  const struct ttm_workload *w, const struct ttm_rates *m, const char *what,
+                  struct err *err)
+{
+    struct candidates *c = candidates(s, role, w, m);
+    int best = -1;
+    for (int i = 0; i < c->n; i++)
+        if (best < 0 || c->seconds[i] < c->seconds[best]) best = i;
+    if (best >= 0) *out = c->plan[best];
+    free(c);
+    return best >= 0 ? 0 : no_fit(s, w, what, err);
+}
+
+int ttm_plan_layer(struct ttm_plan out[TTM_ROLES], const struct ttm_shape *s,
+                   const struct ttm_workload *w, const struct ttm_rates *m, const char *what,
+                   struct err *err)
+{
+    struct candidates *c[TTM_ROLES];
+    for (int r = 0; r < TTM_ROLES; r++)
+        c[r] = candidates(s, (enum ttm_role)r, w, m);
+    double best = INFINITY;
+    bool found = false;
+    for (int i = 0; i < c[0]->n; i++)
+        for (int j = 0; j < c[1]->n; j++) {
+            struct ttm_plan pair[TTM_ROLES] = {c[0]->plan[i], c[1]->plan[j]};
+            double t = w->share[0] * c[0]->seconds[i] + w->share[1] * c[1]->seconds[j];
+            if (found && t >= best) continue;
+            if (w->budget_bytes && ttm_plan_pair_bytes(pair, w->dtype) > w->budget_bytes) continue;
+            found = true;
+            best = t;
+            out[0] = pair[0];
+            out[1] = pair[1];
+        }
+    for (int r = 0; r < TTM_ROLES; r++)
+        free(c[r]);
+    return found ? 0 : no_fit(s, w, what, err);
+}

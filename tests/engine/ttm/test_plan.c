@@ -1,0 +1,330 @@
+/* Plans: the figures of the paper's models, exact multiplications, the planner against brute force
+ * over every grouping and order, memory budgets, and text. */
+#include "engine/ttm/plan.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/engine/ttm/ttm_testing.h"
+
+static struct ttm_shape paper_shape(int in, int out, int rank, bool exact)
+{
+    struct ttm_shape s;
+    ck_assert_int_eq(ttm_shape_paper(&s, in, out, rank, "x", NULL), 0);
+    if (exact) ttm_shape_cap_exact(&s);
+    return s;
+}
+
+/* One row at a time on an ideal machine, less resident than dense. */
+static struct ttm_workload one_row(const struct ttm_shape *s)
+{
+    return (struct ttm_workload){.rows = {1, 1},
+                                 .share = {1, 1},
+                                 .dtype = DTYPE_F32,
+                                 .layers = 1,
+                                 .budget_bytes = ttm_shape_dense(s) * sizeof(float) - 1};
+}
+
+static struct ttm_plan chain_plan(const struct ttm_shape *s, bool right_first)
+{
+    struct ttm_plan p = {.method = TTM_CONTRACT, .groups = s->d};
+    for (int k = 0; k <= s->d; k++)
+        p.first[k] = k;
+    for (int k = 0; k < s->d; k++)
+        p.order[k] = right_first ? s->d - 1 - k : k;
+    ck_assert_int_eq(ttm_plan_finish(&p, s, "x", NULL), 0);
+    return p;
+}
+
+/* Chain: the authors' order on their stored ranks. Merged: ours, after lossless rounding. */
+static const struct {
+    int in, out, rank;
+    double chain, merged, resident;
+    const char *fc, *proj;
+} cost[] = {
+    {768, 3072, 16, 1.0833, 0.5833, 0.0317, "contract [0 1 2][3 4] left first",
+     "contract [0 1 2][3 4] right first"},
+    {768, 3072, 32, 5.4583, 1.1667, 0.0634, "contract [0 1][2 3] left first",
+     "contract [0 1][2 3] right first"},
+    {768, 3072, 64, 21.583, 2.3333, 0.1267, "contract [0 1][2 3] left first",
+     "contract [0 1][2 3] right first"},
+    {768, 3072, 80, 34.063, 5.4167, 0.3212, "contract [0][1 2] left first",
+     "contract [0][1 2] right first"},
+    {1024, 4096, 72, 20.813, 4.7813, 0.2856, "contract [0][1 2] left first",
+     "contract [0][1 2] right first"},
+};
+
+START_TEST(paper_costs)
+{
+    for (int mirror = 0; mirror < 2; mirror++) {
+        int in = mirror ? cost[_i].out : cost[_i].in, out = mirror ? cost[_i].in : cost[_i].out;
+        struct ttm_shape stored = paper_shape(in, out, cost[_i].rank, false), s = stored;
+        double dense = (double)ttm_shape_dense(&s);
+        struct ttm_plan chain = chain_plan(&stored, mirror);
+        if (!mirror) assert_close((double)chain.mults_per_row / dense, cost[_i].chain, 0, 1e-3);
+        ttm_shape_cap_exact(&s);
+        struct ttm_plan p;
+        struct ttm_workload w = one_row(&s);
+        ck_assert_int_eq(ttm_plan_role(&p, &s, TTM_DECODE, &w, &ttm_rates_ideal, "x", NULL), 0);
+        assert_close((double)p.mults_per_row / dense, cost[_i].merged, 0, 1e-3);
+        assert_close((double)p.resident_floats / dense, cost[_i].resident, 0, 2e-3);
+        char text[TTM_PLAN_TEXT];
+        ttm_plan_format(&p, text);
+        ck_assert_str_eq(text, mirror ? cost[_i].proj : cost[_i].fc);
+    }
+}
+END_TEST
+
+START_TEST(two_cores_are_cheaper)
+{
+    struct ttm_shape s;
+    ck_assert_int_eq(ttm_shape_parse(&s, "(4,512)(192,6)", "x", NULL), 0);
+    s.r[1] = 128;
+    struct ttm_plan p;
+    struct ttm_workload w = one_row(&s);
+    ck_assert_int_eq(ttm_plan_role(&p, &s, TTM_DECODE, &w, &ttm_rates_ideal, "x", NULL), 0);
+    ck_assert_uint_eq(ttm_shape_params(&s), 409600);
+    assert_close((double)ttm_shape_params(&s) / 2359296, 0.17, 0.005, 0);
+    ck_assert_uint_eq(p.mults_per_row, 2162688);
+    assert_close((double)p.mults_per_row / 2359296, 0.92, 0.005, 0);
+    char text[TTM_PLAN_TEXT];
+    ttm_plan_format(&p, text);
+    ck_assert_str_eq(text, "contract [0][1] right first");
+    ck_assert_int_eq(ttm_shape_parse(&s, "(1,3072)(768,1)", "x", NULL), 0); /* plain low rank */
+    s.r[1] = 100;
+    ck_assert_int_eq(ttm_plan_role(&p, &s, TTM_DECODE, &w, &ttm_rates_ideal, "x", NULL), 0);
+    ck_assert_uint_eq(p.mults_per_row, 100 * (768 + 3072));
+    struct ttm_steps st;
+    ttm_plan_steps(&st, &p, &s);
+    ck_assert(st.step[0].in.identity && st.step[1].in.identity && st.out.identity);
+}
+END_TEST
+
+/* Multiplications of contracting in an order, from first principles: every step multiplies each
+ * element of the open tensor's other axes with a whole group. */
+static uint64_t count_mults(const struct ttm_plan *p, const struct ttm_shape *s)
+{
+    uint64_t sum = 0;
+    bool done[TTM_MAX_CORES] = {false};
+    for (int i = 0; i < p->groups; i++) {
+        int g = p->order[i];
+        uint64_t size = 1;
+        for (int o = 0; o < p->groups; o++)
+            for (int k = p->first[o]; k < p->first[o + 1]; k++)
+                size *= (uint64_t)(o == g ? s->m[k] * s->n[k] : done[o] ? s->n[k] : s->m[k]);
+        size *= (uint64_t)s->r[p->first[g]] * (uint64_t)s->r[p->first[g + 1]];
+        for (int o = 1; o < p->groups; o++)
+            if (o != g && o != g + 1 && done[o] != done[o - 1]) size *= (uint64_t)s->r[p->first[o]];
+        sum += size;
+        done[g] = true;
+    }
+    return sum;
+}
+
+struct brute {
+    const struct ttm_shape *s;
+    const struct ttm_workload *w;
+    const struct ttm_rates *m;
+    size_t rows;
+    double least;
+};
+
+static void consider(struct brute *b, struct ttm_plan p)
+{
+    ck_assert_int_eq(ttm_plan_finish(&p, b->s, "x", NULL), 0);
+    if (p.method == TTM_CONTRACT) ck_assert_uint_eq(p.mults_per_row, count_mults(&p, b->s));
+    if (b->w->budget_bytes && ttm_plan_bytes(&p, b->w->dtype) > b->w->budget_bytes) return;
+    double t = ttm_plan_seconds(&p, b->s, b->rows, b->w, b->m);
+    if (t < b->least) b->least = t;
+}
+
+static void permute(struct brute *b, struct ttm_plan *p, int at)
+{
+    if (at == p->groups) {
+        consider(b, *p);
+        return;
+    }
+    for (int i = at; i < p->groups; i++) {
+        int t = p->order[at];
+        p->order[at] = p->order[i];
+        p->order[i] = t;
+        permute(b, p, at + 1);
+        p->order[i] = p->order[at];
+        p->order[at] = t;
+    }
+}
+
+static void try_everything(struct brute *b)
+{
+    b->least = INFINITY;
+    int d = b->s->d, cheapest = d > 1;
+    for (int k = 1; k < d; k++) {
+        consider(b, (struct ttm_plan){.method = TTM_REBUILD, .split = k});
+        if (b->s->r[k] < b->s->r[cheapest]) cheapest = k;
+    }
+    consider(b, (struct ttm_plan){.method = TTM_RESIDENT, .split = cheapest});
+    for (unsigned cut = 1; cut < 1u << (d - 1); cut++) {
+        struct ttm_plan p = {.method = TTM_CONTRACT, .groups = 1};
+        for (int k = 1; k < d; k++)
+            if (cut >> (k - 1) & 1) p.first[p.groups++] = k;
+        p.first[p.groups] = d;
+        for (int g = 0; g < p.groups; g++)
+            p.order[g] = g;
+        permute(b, &p, 0);
+    }
+}
+
+static const struct ttm_rates machine = {.flops_few = 2e10,
+                                         .flops_many = 2e11,
+                                         .dram = 2e10,
+                                         .cache = 1e11,
+                                         .overhead_s = 2e-6,
+                                         .cache_bytes = 32u << 20,
+                                         .lanes = 32};
+
+START_TEST(planner_is_brute_force)
+{
+    struct draw d = {.seed = (uint64_t)_i + 1};
+    for (int round = 0; round < 25; round++) {
+        struct ttm_shape s = draw_shape(&d, 3000, 20);
+        if (s.d > 6 && round % 8) s = draw_shape(&d, 3000, 20); /* 8! orders: not every time */
+        if (s.d > 6 && harness_sanitized()) continue;
+        struct ttm_workload w = {
+            .rows = {(size_t)draw_int(&d, 1, 32), (size_t)draw_int(&d, 1, 600)},
+            .dtype = draw_int(&d, 0, 1) ? DTYPE_F32 : DTYPE_BF16,
+            .layers = draw_int(&d, 1, 48)};
+        if (draw_int(&d, 0, 1)) w.budget_bytes = ttm_shape_params(&s) * (size_t)draw_int(&d, 1, 20);
+        for (int role = 0; role < TTM_ROLES; role++)
+            for (int ideal = 0; ideal < 2; ideal++) {
+                const struct ttm_rates *m = ideal ? &ttm_rates_ideal : &machine;
+                struct brute b = {.s = &s, .w = &w, .m = m, .rows = w.rows[role]};
+                try_everything(&b);
+                struct ttm_plan p;
+                struct err e = {0};
+                int rc = ttm_plan_role(&p, &s, (enum ttm_role)role, &w, m, "h.0.mlp.c_fc", &e);
+                ck_assert_int_eq(rc, b.least < INFINITY ? 0 : ERR_INVALID);
+                if (rc) {
+                    ck_assert_ptr_nonnull(strstr(e.msg, "h.0.mlp.c_fc: no plan for ("));
+                    continue;
+                }
+                assert_close(ttm_plan_seconds(&p, &s, w.rows[role], &w, m), b.least, 0, 1e-12);
+            }
+    }
+}
+END_TEST
+
+START_TEST(pairs_share_the_budget)
+{
+    struct ttm_shape s = paper_shape(768, 3072, 64, true);
+    struct ttm_workload w = {.rows = {1, 512}, .share = {64, 1}, .dtype = DTYPE_F32, .layers = 24};
+    struct ttm_plan free_pair[TTM_ROLES], pair[TTM_ROLES];
+    ck_assert_int_eq(ttm_plan_layer(free_pair, &s, &w, &machine, "x", NULL), 0);
+    double last = 0;
+    for (size_t budget = 32u << 20; budget > ttm_shape_params(&s) * 4; budget /= 2) {
+        w.budget_bytes = budget;
+        struct err e = {0};
+        if (ttm_plan_layer(pair, &s, &w, &machine, "h.3.mlp.c_fc", &e)) {
+            ck_assert_int_eq(e.code, ERR_INVALID);
+            ck_assert_ptr_nonnull(strstr(e.msg, "h.3.mlp.c_fc"));
+            break;
+        }
+        ck_assert_uint_le(ttm_plan_pair_bytes(pair, w.dtype), budget);
+        double t = 0;
+        for (int r = 0; r < TTM_ROLES; r++)
+            t += w.share[r] * ttm_plan_seconds(&pair[r], &s, w.rows[r], &w, &machine);
+        ck_assert(t >= last);
+        if (budget == 32u << 20) /* all there is room for: nothing is given up */
+            for (int r = 0; r < TTM_ROLES; r++)
+                ck_assert(ttm_plan_same(&pair[r], &free_pair[r]));
+        last = t;
+    }
+    ck_assert(last > 0);
+    struct ttm_plan same[TTM_ROLES] = {pair[0], pair[0]};
+    ck_assert_uint_eq(ttm_plan_pair_bytes(same, DTYPE_F32), ttm_plan_bytes(&pair[0], DTYPE_F32));
+}
+END_TEST
+
+/* What the page on costs promises: contract for few rows, rebuild for many when W may not stay. */
+START_TEST(roles_differ)
+{
+    struct ttm_shape s;
+    ck_assert_int_eq(ttm_shape_parse(&s, "(4,512)(192,6)", "x", NULL), 0);
+    s.r[1] = 128;
+    struct ttm_workload w = {.rows = {1, 4096}, .dtype = DTYPE_F32, .layers = 24};
+    w.budget_bytes = 4u << 20;
+    struct ttm_plan p;
+    ck_assert_int_eq(ttm_plan_role(&p, &s, TTM_DECODE, &w, &machine, "x", NULL), 0);
+    ck_assert_int_eq(p.method, TTM_CONTRACT);
+    struct ttm_shape paper64 = paper_shape(768, 3072, 64, true);
+    ck_assert_int_eq(ttm_plan_role(&p, &paper64, TTM_PREFILL, &w, &machine, "x", NULL), 0);
+    ck_assert_int_eq(p.method, TTM_REBUILD);
+    w.budget_bytes = 0;
+    w.rows[TTM_DECODE] = 64;
+    ck_assert_int_eq(ttm_plan_role(&p, &paper64, TTM_DECODE, &w, &machine, "x", NULL), 0);
+    ck_assert_int_eq(p.method, TTM_RESIDENT);
+}
+END_TEST
+
+START_TEST(text)
+{
+    char t[TTM_PLAN_TEXT];
+    struct ttm_plan p = {
+        .method = TTM_CONTRACT, .groups = 3, .first = {0, 1, 3, 4}, .order = {1, 0, 2}};
+    ttm_plan_format(&p, t);
+    ck_assert_str_eq(t, "contract [0][1 2][3] order 1 0 2");
+    p.method = TTM_REBUILD;
+    ttm_plan_format(&p, t);
+    ck_assert_str_eq(t, "rebuild");
+    p.method = TTM_RESIDENT;
+    ttm_plan_format(&p, t);
+    ck_assert_str_eq(t, "resident");
+    struct ttm_plan longest = {
+        .method = TTM_CONTRACT, .groups = 8, .order = {0, 2, 1, 3, 4, 5, 6, 7}};
+    for (int k = 0; k <= 8; k++)
+        longest.first[k] = k;
+    ttm_plan_format(&longest, t);
+    ck_assert_str_eq(t, "contract [0][1][2][3][4][5][6][7] order 0 2 1 3 4 5 6 7");
+}
+END_TEST
+
+START_TEST(impossible_plans)
+{
+    struct ttm_shape s;
+    ck_assert_int_eq(ttm_shape_parse(&s, "(2,3)(3,2)(2,2)", "x", NULL), 0);
+    const struct ttm_plan bad[] = {
+        {.method = TTM_CONTRACT, .groups = 1, .first = {0, 3}},
+        {.method = TTM_CONTRACT, .groups = 2, .first = {0, 1, 2}, .order = {0, 1}},
+        {.method = TTM_CONTRACT, .groups = 2, .first = {0, 0, 3}, .order = {0, 1}},
+        {.method = TTM_CONTRACT, .groups = 2, .first = {0, 1, 3}, .order = {1, 1}},
+        {.method = TTM_CONTRACT, .groups = 2, .first = {0, 1, 3}, .order = {0, 2}},
+        {.method = TTM_CONTRACT, .groups = 4, .first = {0, 1, 2, 3, 3}, .order = {0, 1, 2, 3}},
+        {.method = TTM_REBUILD, .split = 0},
+        {.method = TTM_REBUILD, .split = 3},
+        {.method = TTM_RESIDENT, .split = 0},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct ttm_plan p = bad[i];
+        struct err e = {0};
+        ck_assert_int_eq(ttm_plan_finish(&p, &s, "h.1.attn.c_attn", &e), ERR_INVALID);
+        ck_assert_ptr_nonnull(strstr(e.msg, "h.1.attn.c_attn: "));
+    }
+}
+END_TEST
+
+static Suite *suite(void)
+{
+    Suite *s = suite_create("ttm/plan");
+    TCase *c = tcase_create("plan");
+    tcase_set_timeout(c, 120);
+    tcase_add_loop_test(c, paper_costs, 0, (int)(sizeof cost / sizeof *cost));
+    tcase_add_test(c, two_cores_are_cheaper);
+    tcase_add_loop_test(c, planner_is_brute_force, 0, 4);
+    tcase_add_test(c, pairs_share_the_budget);
+    tcase_add_test(c, roles_differ);
+    tcase_add_test(c, text);
+    tcase_add_test(c, impossible_plans);
+    suite_add_tcase(s, c);
+    return s;
+}
+TEST_MAIN(suite)
