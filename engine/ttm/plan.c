@@ -83,7 +83,7 @@ static int layout(const struct plan_chain *c, unsigned applied, int last, int *a
 static void permutation(struct ttm_permutation *p, const struct plan_chain *c, unsigned applied,
                         const int *from, int n, const int *to)
 {
-    size_t stride_of[TTM_MAX_AXES + 1], stride = 1;
+    size_t stride_of[TTM_MAX_AXES + 1] = {0}, stride = 1;
     for (int a = n - 1; a >= 0; a--) {
         stride_of[from[a]] = stride;
         stride *= axis_dim(c, applied, from[a]);
