@@ -142,7 +142,7 @@ static void add_point(struct bench_result *r, enum bench_kind kind, int size)
     r->points[r->n_points++] = (struct bench_point){.kind = kind, .size = size};
 }
 
-/* Limits between the model's points, so that both see the same neighbours. */
+/* What is to be compared stands side by side. */
 static void add_points(struct bench *b)
 {
     struct bench_result *r = &b->result;
@@ -150,12 +150,12 @@ static void add_points(struct bench *b)
     int shorter = positions < 128 ? positions : 128;
     b->max_prefill = positions < 512 ? positions : 512;
     r->context = positions < CONTEXT ? positions : CONTEXT;
-    add_point(r, BENCH_BLAS, 0);
-    add_point(r, BENCH_PREFILL, shorter);
-    if (b->max_prefill > shorter) add_point(r, BENCH_PREFILL, b->max_prefill);
     add_point(r, BENCH_OWN, 0);
-    add_point(r, BENCH_DECODE, 1);
+    add_point(r, BENCH_BLAS, 0);
+    add_point(r, BENCH_PREFILL, b->max_prefill);
+    if (shorter < b->max_prefill) add_point(r, BENCH_PREFILL, shorter);
     add_point(r, BENCH_READ, 0);
+    add_point(r, BENCH_DECODE, 1);
     for (int batch = 2; batch <= MAX_BATCH; batch *= 2)
         add_point(r, BENCH_DECODE, batch);
 }

@@ -27,8 +27,10 @@ struct bench_result {
     int n_points;
 };
 
-/* bench_median -- of the rounds that were run. */
-double bench_median(const struct bench_result *r, const struct bench_point *p);
+/* bench_median -- of the rounds that were run; `over` NULL, or the point to divide by, round by round:
+ * what disturbed a round disturbed both. */
+double bench_median(const struct bench_result *r, const struct bench_point *p,
+                    const struct bench_point *over);
 
 /* bench_step_bytes -- bytes that a decode step of `batch` sequences has to read: all weights but the
  * embedding tables' unused rows, once, and every sequence's keys and values. */

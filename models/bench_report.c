@@ -3,7 +3,6 @@
 #include "models/bench.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 static int by_value(const void *a, const void *b)
 {
@@ -11,21 +10,22 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-double bench_median(const struct bench_result *r, const struct bench_point *p)
+double bench_median(const struct bench_result *r, const struct bench_point *p,
+                    const struct bench_point *over)
 {
     double v[BENCH_MAX_ROUNDS];
     size_t n = (size_t)r->rounds;
-    memcpy(v, p->rate, n * sizeof *v);
+    for (size_t i = 0; i < n; i++)
+        v[i] = over ? p->rate[i] / over->rate[i] : p->rate[i];
     qsort(v, n, sizeof *v, by_value);
     return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
 }
 
-static double median_of(const struct bench_result *r, enum bench_kind kind, int size)
+static const struct bench_point *point(const struct bench_result *r, enum bench_kind kind, int size)
 {
     for (int i = 0; i < r->n_points; i++)
-        if (r->points[i].kind == kind && (size == 0 || r->points[i].size == size))
-            return bench_median(r, &r->points[i]);
-    return 0;
+        if (r->points[i].kind == kind && r->points[i].size == size) return &r->points[i];
+    BUG("no point %d of size %d", (int)kind, size);
 }
 
 double bench_step_bytes(const struct bench_result *r, int batch)
@@ -51,28 +51,29 @@ double bench_token_flops(const struct gpt2 *m)
 }
 
 struct ratios {
-    double blas, own, read;     /* FLOP/s, FLOP/s, bytes/s */
-    double decode_1, decode_32; /* tokens/s */
-    double bandwidth;           /* decode at batch 1: bytes/s over read */
-    double batching;            /* batch 32 over batch 1 */
-    double prefill;             /* longest prefill: FLOP/s over blas */
+    double blas, own, read; /* FLOP/s, FLOP/s, bytes/s */
+    double bandwidth;       /* decode at batch 1: bytes/s over read */
+    double batching;        /* batch 32 over batch 1 */
+    double prefill;         /* longest prefill: FLOP/s over blas */
+    double kernel;          /* own over blas */
     int prefill_size;
 };
 
 static void get_ratios(const struct bench_result *r, struct ratios *x)
 {
-    *x = (struct ratios){.blas = median_of(r, BENCH_BLAS, 0),
-                         .own = median_of(r, BENCH_OWN, 0),
-                         .read = median_of(r, BENCH_READ, 0),
-                         .decode_1 = median_of(r, BENCH_DECODE, 1),
-                         .decode_32 = median_of(r, BENCH_DECODE, 32)};
+    const struct bench_point *blas = point(r, BENCH_BLAS, 0), *own = point(r, BENCH_OWN, 0),
+                             *read = point(r, BENCH_READ, 0), *one = point(r, BENCH_DECODE, 1);
+    *x = (struct ratios){.blas = bench_median(r, blas, NULL),
+                         .own = bench_median(r, own, NULL),
+                         .read = bench_median(r, read, NULL)};
     for (int i = 0; i < r->n_points; i++)
         if (r->points[i].kind == BENCH_PREFILL && r->points[i].size > x->prefill_size)
             x->prefill_size = r->points[i].size;
-    x->bandwidth = x->decode_1 * bench_step_bytes(r, 1) / x->read;
-    x->batching = x->decode_32 / x->decode_1;
-    x->prefill =
-        median_of(r, BENCH_PREFILL, x->prefill_size) * bench_token_flops(r->model) / x->blas;
+    x->bandwidth = bench_median(r, one, read) * bench_step_bytes(r, 1);
+    x->batching = bench_median(r, point(r, BENCH_DECODE, 32), one);
+    x->prefill = bench_median(r, point(r, BENCH_PREFILL, x->prefill_size), blas) *
+                 bench_token_flops(r->model);
+    x->kernel = bench_median(r, own, blas);
 }
 
 static const char *const kind_names[] = {"sgemm_openblas", "sgemm_own", "memory_read", "prefill",
@@ -94,12 +95,12 @@ static void print_json(const struct bench_result *r, const struct ratios *x, FIL
         const struct bench_point *p = &r->points[i];
         if (p->kind != BENCH_PREFILL && p->kind != BENCH_DECODE) continue;
         fprintf(f, "%s\n  {\"kind\": \"%s\", \"size\": %d, \"tokens_per_s\": %.6g}", n++ ? "," : "",
-                kind_names[p->kind], p->size, bench_median(r, p));
+                kind_names[p->kind], p->size, bench_median(r, p, NULL));
     }
     fprintf(f, "],\n \"ratios\": {\"decode_1_of_memory_read\": %.4f, \"decode_32_over_1\": %.4f, ",
             x->bandwidth, x->batching);
     fprintf(f, "\"prefill_of_sgemm_openblas\": %.4f, \"sgemm_own_over_openblas\": %.4f}}\n",
-            x->prefill, x->own / x->blas);
+            x->prefill, x->kernel);
 }
 
 static void print_text(const struct bench_result *r, const struct ratios *x, FILE *f)
@@ -117,7 +118,7 @@ static void print_text(const struct bench_result *r, const struct ratios *x, FIL
     fprintf(f, "\nmodel\n");
     for (int i = 0; i < r->n_points; i++) {
         const struct bench_point *p = &r->points[i];
-        double rate = bench_median(r, p);
+        double rate = bench_median(r, p, NULL);
         if (p->kind == BENCH_PREFILL)
             fprintf(f, "  prefill %4d tokens   %8.1f tokens/s   %6.1f GFLOP/s\n", p->size, rate,
                     rate * bench_token_flops(m) / 1e9);

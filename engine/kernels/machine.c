@@ -5,8 +5,7 @@
  * OpenBLAS stands for the arithmetic: it is what a large f32 product would otherwise be given to.
  * Work is handed out in more pieces than threads, so that a thread that was disturbed takes fewer.
  * The read buffer is written first: untouched pages are all the same zero page, which never leaves
- * the cache. Each thread reads a piece in several streams, since one stream is bound by the prefetcher
- * of one page rather than by memory. */
+ * the cache. Pieces are read front to back, as the decode kernels read their weights. */
 #include "engine/kernels/machine.h"
 
 #include <cblas.h>
@@ -17,8 +16,8 @@
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
 
-enum { SGEMMS_PER_THREAD = 2, STREAMS = 4, LANES = 4 };
-#define PIECE_BYTES ((size_t)4 << 20)
+enum { SGEMMS_PER_THREAD = 2, LANES = 4 };
+#define PIECE_BYTES ((size_t)1 << 20)
 #define MIN_READ_BYTES ((size_t)1 << 30)
 #define SGEMM_FLOATS ((size_t)MACHINE_SGEMM_N * MACHINE_SGEMM_N)
 
@@ -111,16 +110,17 @@ double machine_sgemm_peak(struct machine *m)
 static void read_pieces(void *arg, size_t begin, size_t end, int worker)
 {
     struct machine *m = arg;
-    const size_t n = PIECE_BYTES / sizeof(lanes) / STREAMS; /* vectors of one stream */
-    lanes s[STREAMS] = {{0}};
-    for (size_t i = begin; i < end; i++) {
-        const lanes *p = (const lanes *)(const void *)(m->read + i * PIECE_BYTES);
-        for (size_t k = 0; k < n; k++)
-            for (size_t j = 0; j < STREAMS; j++)
-                s[j] += p[j * n + k];
+    const lanes *p = (const lanes *)(const void *)(m->read + begin * PIECE_BYTES);
+    size_t n = (end - begin) * (PIECE_BYTES / sizeof(lanes));
+    lanes s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+    for (size_t k = 0; k < n; k += 4) {
+        s0 += p[k];
+        s1 += p[k + 1];
+        s2 += p[k + 2];
+        s3 += p[k + 3];
     }
-    lanes sum = s[0] + s[1] + s[2] + s[3];
-    m->sums[worker] += sum[0] + sum[1] + sum[2] + sum[3];
+    s0 += s1 + s2 + s3;
+    m->sums[worker] += s0[0] + s0[1] + s0[2] + s0[3];
 }
 
 double machine_read_bandwidth(struct machine *m)
