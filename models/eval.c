@@ -30,7 +30,7 @@ static const struct option table[] = {
     {"window", 0, OPTION_INT, FIELD(window), "N", 2, 1 << 24, NULL,
      "tokens that the model sees at once (default its context)"},
     {"stride", 0, OPTION_INT, FIELD(stride), "N", 1, 1 << 24, NULL,
-     "tokens between windows (default the window: disjoint)"},
+     "tokens between windows, prefix none (default the window: disjoint)"},
     {"prefix", 0, OPTION_STRING, FIELD(prefix), "P", 0, 0, "none|bos",
      "bos: end-of-text goes first and every token is scored (default none)"},
     {"max-tokens", 0, OPTION_INT, FIELD(max_tokens), "N", 1, 1ll << 40, NULL,
