@@ -1,0 +1,95 @@
+/* libmicrohttpd's daemon: one thread with epoll. An empty host listens on all addresses, IPv6 and IPv4 in
+ * one socket; where the kernel has no IPv6, on IPv4. The connection limit is far above the number of
+ * places, so that an overload is answered by us (429) and not by silence. */
+#include <microhttpd.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+
+#include "server/handler.h"
+#include "server/server.h"
+
+static void mhd_log(void *arg, const char *fmt, va_list ap)
+{
+    struct log *log = arg;
+    char line[512];
+    vsnprintf(line, sizeof line, fmt, ap);
+    line[strcspn(line, "\r\n")] = 0;
+    log_at(log, LOG_DEBUG, "libmicrohttpd", LOG_S("text", line));
+}
+
+static void raise_fd_limit(const struct server *s)
+{
+    struct rlimit rl;
+    rlim_t want = (rlim_t)s->cfg->max_connections + 512;
+    if (getrlimit(RLIMIT_NOFILE, &rl) || rl.rlim_cur >= want) return;
+    rl.rlim_cur = rl.rlim_max == RLIM_INFINITY || rl.rlim_max >= want ? want : rl.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &rl) || rl.rlim_cur < want)
+        log_at(s->log, LOG_WARN, "open files are limited below max_connections",
+               LOG_I("limit", rl.rlim_cur), LOG_I("wanted", want));
+}
+
+static struct MHD_Daemon *start(struct server *s, unsigned flags, const struct sockaddr *addr)
+{
+    const struct config *c = s->cfg;
+    unsigned idle = c->idle_timeout_s > 0 ? (unsigned)ceil(c->idle_timeout_s) : 0;
+    flags |= MHD_USE_AUTO_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
+    return MHD_start_daemon(
+        flags, (uint16_t)c->port, NULL, NULL, handler_access, s, MHD_OPTION_EXTERNAL_LOGGER,
+        mhd_log, s->log, MHD_OPTION_NOTIFY_COMPLETED, handler_completed, s,
+        MHD_OPTION_CONNECTION_LIMIT, (unsigned)c->max_connections, MHD_OPTION_CONNECTION_TIMEOUT,
+        idle, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)65536, MHD_OPTION_LISTEN_BACKLOG_SIZE,
+        1024u, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
+        addr ? MHD_OPTION_SOCK_ADDR : MHD_OPTION_END, addr, MHD_OPTION_END);
+}
+
+static int start_at(struct server *s, const char *host, struct err *err)
+{
+    char port[16];
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *list = NULL;
+    snprintf(port, sizeof port, "%u", (unsigned)s->cfg->port);
+    int rc = getaddrinfo(host, port, &hints, &list);
+    if (rc) return err_set(err, ERR_INVALID, "host \"%s\": %s", host, gai_strerror(rc));
+    for (struct addrinfo *a = list; a && !s->http; a = a->ai_next)
+        s->http = start(s, a->ai_family == AF_INET6 ? MHD_USE_IPv6 : 0, a->ai_addr);
+    freeaddrinfo(list);
+    return 0;
+}
+
+int http_start(struct server *s, struct err *err)
+{
+    const char *host = s->cfg->host;
+    bool any = !host || !*host || strcmp(host, "*") == 0;
+    raise_fd_limit(s);
+    if (any) {
+        s->http = start(s, MHD_USE_DUAL_STACK, NULL);
+        if (!s->http) s->http = start(s, 0, NULL);
+    } else if (start_at(s, host, err)) {
+        return err->code;
+    }
+    if (!s->http)
+        return err_set(err, ERR_IO, "cannot listen on host \"%s\", port %lld: is the port in use?",
+                       any ? "*" : host, (long long)s->cfg->port);
+    const union MHD_DaemonInfo *info = MHD_get_daemon_info(s->http, MHD_DAEMON_INFO_BIND_PORT);
+    log_at(s->log, LOG_INFO, "listening", LOG_S("host", any ? "*" : host),
+           LOG_I("port", info ? info->port : s->cfg->port));
+    return 0;
+}
+
+int http_refuse_new(struct server *s)
+{
+    int fd = MHD_quiesce_daemon(s->http);
+    if (fd >= 0) shutdown(fd, SHUT_RD);
+    return fd;
+}
+
+void http_stop(struct server *s)
+{
+    if (s->http) MHD_stop_daemon(s->http);
+    s->http = NULL;
+}
