@@ -41,8 +41,7 @@ static int absorb_right(struct ttm64 *w, int k, const double *t, int p, struct e
     return 0;
 }
 
-/* Core k = q t: keep q, fold t into core k+1. */
-static int push_right(struct ttm64 *w, int k, struct err *err)
+int ttm64_push_right(struct ttm64 *w, int k, struct err *err)
 {
     const struct ttm_shape *s = &w->shape;
     size_t n = (size_t)s->r[k + 1], m = ttm_shape_core(s, k) / n, p = m < n ? m : n;
@@ -59,8 +58,7 @@ static int push_right(struct ttm64 *w, int k, struct err *err)
     return rc;
 }
 
-/* Core k = t q: keep q, fold t into core k-1. */
-static int push_left(struct ttm64 *w, int k, struct err *err)
+int ttm64_push_left(struct ttm64 *w, int k, struct err *err)
 {
     const struct ttm_shape *s = &w->shape;
     size_t m = (size_t)s->r[k], n = ttm_shape_core(s, k) / m, p = m < n ? m : n;
@@ -81,7 +79,7 @@ int ttm64_left_orthogonalise(struct ttm64 *w, int upto, struct err *err)
 {
     int rc = 0;
     for (int k = 0; !rc && k < upto; k++)
-        rc = push_right(w, k, err);
+        rc = ttm64_push_right(w, k, err);
     return rc;
 }
 
@@ -89,7 +87,7 @@ int ttm64_right_orthogonalise(struct ttm64 *w, int downto, struct err *err)
 {
     int rc = 0;
     for (int k = w->shape.d - 1; !rc && k > downto; k--)
-        rc = push_left(w, k, err);
+        rc = ttm64_push_left(w, k, err);
     return rc;
 }
 

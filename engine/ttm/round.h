@@ -16,6 +16,11 @@
 int ttm64_left_orthogonalise(struct ttm64 *w, int upto, struct err *err);
 int ttm64_right_orthogonalise(struct ttm64 *w, int downto, struct err *err);
 
+/* ttm64_push_right -- core k = q t by QR: q stays (orthonormal columns), t goes into core k+1; k + 1 < d.
+ * ttm64_push_left -- core k = t q: q stays (orthonormal rows), t goes into core k-1; k > 0. */
+int ttm64_push_right(struct ttm64 *w, int k, struct err *err);
+int ttm64_push_left(struct ttm64 *w, int k, struct err *err);
+
 /* ttm64_round_exact -- bring every rank to the cap from both sides, without any loss: afterwards
  * the shape is what ttm_shape_cap_exact() says. Errors: ERR_NOMEM. */
 int ttm64_round_exact(struct ttm64 *w, struct err *err);

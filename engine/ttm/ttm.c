@@ -190,7 +190,7 @@ int ttm64_tensor(double **out, const struct ttm64 *w, struct err *err)
     int rc = la_alloc(&left, ttm_shape_core(s, 0), "TTM product", err);
     if (rc) return rc;
     memcpy(left, w->core[0], ttm_shape_core(s, 0) * sizeof *left);
-    size_t rows = (size_t)s->m[0] * (size_t)s->n[0];
+    size_t rows = ttm_shape_core(s, 0) / (size_t)s->r[1]; /* r[0] > 1 in part of a chain */
     for (int k = 1; k < s->d; k++) {
         size_t r = (size_t)s->r[k], cols = ttm_shape_core(s, k) / r;
         double *next = NULL;
