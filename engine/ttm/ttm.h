@@ -74,8 +74,9 @@ void ttm64_release(struct ttm64 *w);
 void ttm64_set_core(struct ttm64 *w, int k, double *core, int r_left, int r_right);
 
 /* ttm64_tensor -- the full product as a tensor (m0 n0, m1 n1, ..): newly allocated, freed by the
- * caller with free(); a part of a chain (r[0], r[d] > 1) keeps its outer ranks. ttm_tensor_offsets -- where W[i, j] lies in it: at row[i] + col[j]; both
- * arrays (prod m and prod n) newly allocated.
+ * caller with free(). A part of a chain (r[0] or r[d] > 1) keeps its outer ranks.
+ * ttm_tensor_offsets -- where W[i, j] lies in it: at row[i] + col[j]; both arrays (prod m and prod n)
+ * newly allocated.
  * Errors  ERR_NOMEM. */
 int ttm64_tensor(double **out, const struct ttm64 *w, struct err *err);
 void ttm_tensor_offsets(const struct ttm_shape *s, size_t **row, size_t **col);
