@@ -22,13 +22,14 @@ enum { CONTEXT = 128, MAX_BATCH = 32, OWN_N = MACHINE_SGEMM_N };
 
 struct bench_args {
     bool json, quick;
-    int64_t threads;
+    int64_t threads, rounds; /* rounds: 0 = not given */
     const char *kv_dtype, *kernels;
 };
 #define FIELD(f) offsetof(struct bench_args, f)
 static const struct option table[] = {
     {"json", 0, OPTION_BOOL, FIELD(json), NULL, 0, 0, NULL, "one JSON object"},
-    {"quick", 0, OPTION_BOOL, FIELD(quick), NULL, 0, 0, NULL, "fewer rounds, coarser medians"},
+    {"quick", 0, OPTION_BOOL, FIELD(quick), NULL, 0, 0, NULL, "3 rounds instead of 7"},
+    {"rounds", 0, OPTION_INT, FIELD(rounds), "N", 1, BENCH_MAX_ROUNDS, NULL, "so many rounds"},
     {"threads", 0, OPTION_INT, FIELD(threads), "N", 0, 1024, NULL,
      "compute threads; 0 = all that may be used"},
     {"kv-dtype", 0, OPTION_STRING, FIELD(kv_dtype), "T", 0, 0, "f32|f16",
@@ -218,7 +219,7 @@ static int prepare(struct bench *b, const struct bench_args *a, struct err *err)
 {
     struct bench_result *r = &b->result;
     r->kv_dtype = !strcmp(a->kv_dtype, "f16") ? DTYPE_F16 : DTYPE_F32;
-    r->rounds = a->quick ? 3 : 7;
+    r->rounds = a->rounds ? (int)a->rounds : a->quick ? 3 : 7;
     r->blas_core = cpu_blas_core();
     b->compute.k = kernels_choose(&b->tool->cpu, a->kernels);
     if (!b->compute.k)

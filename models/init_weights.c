@@ -39,8 +39,9 @@ static void fill_pieces(void *arg, size_t begin, size_t end, int worker)
     }
 }
 
-static int write_tensor(const struct init_weights *w, struct st_writer *out, size_t index,
-                        const struct checkpoint_tensor *t, float *batch, struct err *err)
+static int write_tensor(const struct tool *tool, const struct init_weights *w,
+                        struct st_writer *out, size_t index, const struct checkpoint_tensor *t,
+                        float *batch, struct err *err)
 {
     bool random = t->kind == CHECKPOINT_WEIGHT || w->random_biases;
     struct fill f = {.dst = batch,
@@ -50,6 +51,7 @@ static int write_tensor(const struct init_weights *w, struct st_writer *out, siz
                      .tensor = index};
     int rc = 0;
     for (size_t at = 0; !rc && at < t->elements; at += f.n) {
+        if (tool_stopped(tool)) return tool_interrupted(err);
         size_t left = t->elements - at;
         f.n = left < (size_t)PIECE * BATCH ? left : (size_t)PIECE * BATCH;
         f.first_piece = at / PIECE;
@@ -70,7 +72,7 @@ static int write_tensors(const struct tool *t, const struct init_weights *w, str
     for (size_t i = 0; !rc && i < n; i++) {
         struct checkpoint_tensor tensor;
         checkpoint_tensor_at(w->cfg, w->untied, i, &tensor);
-        rc = tool_stopped(t) ? tool_interrupted(err) : write_tensor(w, out, i, &tensor, batch, err);
+        rc = write_tensor(t, w, out, i, &tensor, batch, err);
         written += tensor.elements;
         progress_set(&bar, (double)written / total, NULL);
     }

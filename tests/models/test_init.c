@@ -1,6 +1,5 @@
 /* ttm init: what the numbers are distributed as, that a seed decides them alone, that the directory
  * appears whole or not at all, and that nothing that is no model is ever replaced. */
-#include <dirent.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -194,18 +193,6 @@ START_TEST(the_loader_takes_it)
 }
 END_TEST
 
-/* Entries of a directory: init must leave no temporary one beside its output. */
-static int entries(const char *dir)
-{
-    DIR *d = opendir(dir);
-    int n = 0;
-    ck_assert_ptr_nonnull(d);
-    while (readdir(d))
-        n++;
-    closedir(d);
-    return n - 2;
-}
-
 #define REFUSED(says, ...)                                                 \
     do {                                                                   \
         struct tool_result r_;                                             \
@@ -235,7 +222,7 @@ START_TEST(replaces_only_models)
     REFUSED("contains directories", "-o", m, "--force");
     REFUSED("not a directory", "-o", path_join(home, "letter.txt"), "--force");
     ck_assert_int_eq(access(path_join(home, "letter.txt"), R_OK), 0);
-    ck_assert_int_eq(entries(top), 2);
+    ck_assert_int_eq(tool_entries(top), 2);
 }
 END_TEST
 
@@ -255,7 +242,7 @@ START_TEST(refuses_by_name)
     INIT(path_join(top, "large"), "--vocab", "400");
     REFUSED("--vocab: the tokenizer has ids up to 399, the model only up to 299", "-o", m,
             "--vocab", "300", "--tokenizer", path_join(top, "large"));
-    ck_assert_int_eq(entries(top), 1);
+    ck_assert_int_eq(tool_entries(top), 1);
 }
 END_TEST
 

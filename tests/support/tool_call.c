@@ -3,6 +3,7 @@
  * files: no pipe can fill up and block it. */
 #include "tests/support/tool_call.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -53,7 +54,18 @@ static void child(const char *const *args, const char *out, const char *log)
     _exit(127);
 }
 
-void tool_process(const char *const *args, int interrupt_ms, struct tool_result *r)
+int tool_entries(const char *dir)
+{
+    DIR *d = opendir(dir);
+    int n = -2; /* "." and ".." */
+    ck_assert_ptr_nonnull(d);
+    while (readdir(d))
+        n++;
+    closedir(d);
+    return n;
+}
+
+void tool_process(const char *const *args, const char *interrupt, struct tool_result *r)
 {
     char out[1024], log[1024];
     const char *dir = temp_dir();
@@ -63,8 +75,9 @@ void tool_process(const char *const *args, int interrupt_ms, struct tool_result 
     pid_t pid = fork();
     ck_assert_int_ge(pid, 0);
     if (pid == 0) child(args, out, log);
-    if (interrupt_ms > 0) {
-        usleep((useconds_t)interrupt_ms * 1000);
+    if (interrupt) {
+        for (int i = 0; i < 20000 && tool_entries(interrupt) == 0; i++)
+            usleep(1000);
         kill(pid, SIGINT);
     }
     int status;

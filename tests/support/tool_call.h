@@ -15,8 +15,12 @@ struct tool_result {
 void tool_call(tool_command *command, const char *const *args, struct tool_result *r);
 #define TOOL(r, command, ...) tool_call((command), (const char *const[]){__VA_ARGS__, NULL}, (r))
 
-/* tool_process -- run the program args[0]; `interrupt_ms` > 0 sends it SIGINT after so long. */
-void tool_process(const char *const *args, int interrupt_ms, struct tool_result *r);
+/* tool_process -- run the program args[0]; with `interrupt` it gets a SIGINT as soon as it has made
+ * something in that directory, empty until then. */
+void tool_process(const char *const *args, const char *interrupt, struct tool_result *r);
+
+/* tool_entries -- how many entries a directory has. */
+int tool_entries(const char *dir);
 
 void tool_result_release(struct tool_result *r);
 

@@ -1,0 +1,109 @@
+/* ttm bench on a tiny model: every figure is there, positive, and the ratios are those of the figures
+ * they are said to be made of. How fast it is, is no matter for a test. */
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "models/bench.h"
+#include "models/checkpoint.h"
+#include "tests/support/harness.h"
+#include "tests/support/tool_call.h"
+
+static double number(const json_t *j, const char *object, const char *key)
+{
+    const json_t *v = json_object_get(object ? json_object_get(j, object) : j, key);
+    ck_assert_msg(json_is_number(v), "%s", key);
+    ck_assert_msg(isfinite(json_number_value(v)) && json_number_value(v) > 0, "%s", key);
+    return json_number_value(v);
+}
+
+START_TEST(measures_all_points)
+{
+    struct tool_result r;
+    json_error_t e;
+    const char *dir = path_join(temp_dir(), "m");
+    TOOL(&r, cmd_init, "-o", dir, "--positions", "200");
+    ck_assert_int_eq(r.rc, 0);
+    tool_result_release(&r);
+    TOOL(&r, cmd_bench, dir, "--json", "--rounds", "1", "--threads", "2");
+    ck_assert_msg(r.rc == 0, "%s", r.err.msg);
+    json_t *j = json_loads(r.out, JSON_REJECT_DUPLICATES, &e);
+    ck_assert_msg(j != NULL, "%s: %s", e.text, r.out);
+    double one = 0, last = 0, prefill = 0;
+    size_t i;
+    json_t *p;
+    const json_t *rates = json_object_get(j, "rates");
+    ck_assert_uint_eq(json_array_size(rates),
+                      8); /* 128 and 200 tokens; 1, 2, 4, ... 32 sequences */
+    json_array_foreach(rates, i, p)
+    {
+        double rate = number(p, NULL, "tokens_per_s"), size = number(p, NULL, "size");
+        bool decode = !strcmp(json_string_value(json_object_get(p, "kind")), "decode");
+        if (decode && size < 1.5) one = rate;
+        if (decode && size > 31) last = rate;
+        if (!decode && size > 199) prefill = rate;
+    }
+    struct gpt2_config tiny = {.n_layer = 2,
+                               .n_embd = 64,
+                               .n_head = 4,
+                               .n_positions = 200,
+                               .vocab_size = 512,
+                               .n_inner = 256};
+    double params = (double)checkpoint_params(&tiny, false), kv = 2 * 2 * 64 * 128 * 4;
+    assert_close(number(j, NULL, "params"), params, 0, 0);
+    assert_close(number(j, NULL, "decode_step_bytes"), 4 * (params - 200 * 64) + kv, 0, 1e-6);
+    assert_close(number(j, NULL, "token_flops"), 2.0 * 2 * 12 * 64 * 64, 0, 0);
+    assert_close(number(j, "ratios", "decode_32_over_1"), last / one, 1e-3, 1e-3);
+    assert_close(number(j, "ratios", "decode_1_of_memory_read"),
+                 one * number(j, NULL, "decode_step_bytes") /
+                     number(j, "limits", "memory_read_bytes_per_s"),
+                 1e-3, 1e-3);
+    assert_close(number(j, "ratios", "prefill_of_sgemm_openblas"),
+                 prefill * number(j, NULL, "token_flops") /
+                     number(j, "limits", "sgemm_openblas_flops"),
+                 1e-3, 1e-3);
+    ck_assert(number(j, NULL, "read_buffer_bytes") > 1e6);
+    json_decref(j);
+    tool_result_release(&r);
+}
+END_TEST
+
+START_TEST(medians)
+{
+    struct bench_result r = {.rounds = 4};
+    struct bench_point a = {.rate = {8, 1, 4, 2, 999}}, b = {.rate = {4, 1, 1, 4}};
+    assert_close(bench_median(&r, &a, NULL), 3, 0, 0);
+    assert_close(bench_median(&r, &a, &b), 1.5, 0, 0); /* of 2, 1, 4, 0.5 */
+    r.rounds = 3;
+    assert_close(bench_median(&r, &a, NULL), 4, 0, 0);
+}
+END_TEST
+
+START_TEST(refuses_by_name)
+{
+    struct tool_result r;
+    const char *dir = temp_dir();
+    TOOL(&r, cmd_bench, dir);
+    ck_assert_int_lt(r.rc, 0);
+    ck_assert_ptr_nonnull(strstr(r.err.msg, dir));
+    tool_result_release(&r);
+    TOOL(&r, cmd_bench, dir, "--kernels", "mmx");
+    ck_assert_int_eq(r.rc, ERR_INVALID);
+    ck_assert_ptr_nonnull(strstr(r.err.msg, "--kernels: \"mmx\""));
+    tool_result_release(&r);
+}
+END_TEST
+
+static Suite *suite(void)
+{
+    Suite *s = suite_create("bench");
+    TCase *t = tcase_create("bench");
+    tcase_set_timeout(t, 120);
+    tcase_add_test(t, medians);
+    tcase_add_test(t, refuses_by_name);
+    tcase_add_test(t, measures_all_points);
+    suite_add_tcase(s, t);
+    return s;
+}
+TEST_MAIN(suite)
