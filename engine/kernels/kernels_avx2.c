@@ -8,8 +8,9 @@
 #include "engine/kernels/kernels_isa.h"
 
 #define VL 8
-#define TILE_ROWS 6  /* rows of a tile of 16 columns */
-#define WIDE_ROWS 3  /* up to here a tile spans the whole panel */
+#define TILE_ROWS 6 /* rows of a tile of 16 columns */
+#define WIDE_ROWS 3 /* up to here a tile spans the whole panel */
+#define ROW_STEP 3
 #define SCORE_SUMS 8 /* registers of sums in attention */
 #define VALUE_SUMS 8
 #define ATTEND_ROWS 4 /* queries at once */

@@ -11,6 +11,7 @@
 #define VL 16
 #define TILE_ROWS 12 /* rows of a tile of 32 columns */
 #define WIDE_ROWS 12 /* up to here a tile spans the whole panel */
+#define ROW_STEP 4
 #define SCORE_SUMS 8 /* registers of sums in attention */
 #define VALUE_SUMS 16
 #define ATTEND_ROWS 8 /* queries at once */

@@ -10,7 +10,7 @@
 /* Rows of one item, a multiple of the 12 and of the 6 rows that the panel kernels hold. */
 #define BLOCK_ROWS 96
 /* Pieces per thread: enough that an interrupted thread does not hold the others up. */
-#define PIECES 6
+#define PIECES 4
 
 struct job {
     const struct kernels *k;
