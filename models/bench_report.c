@@ -13,8 +13,9 @@ static int by_value(const void *a, const void *b)
 double bench_median(const struct bench_result *r, const struct bench_point *p,
                     const struct bench_point *over)
 {
-    double v[BENCH_MAX_ROUNDS];
+    double v[BENCH_MAX_ROUNDS] = {0};
     size_t n = (size_t)r->rounds;
+    BUG_ON(n == 0 || n > BENCH_MAX_ROUNDS);
     for (size_t i = 0; i < n; i++)
         v[i] = over ? p->rate[i] / over->rate[i] : p->rate[i];
     qsort(v, n, sizeof *v, by_value);

@@ -120,7 +120,7 @@ static int parse_flag(const struct options *o, void *out, int argc, char **argv,
     if (op->type == OPTION_BOOL) {
         if (value)
             return err_set_param(err, ERR_INVALID, op->name, "--%s takes no value", op->name);
-        return store(op, out, NULL, err);
+        return store(op, out, "", err);
     }
     if (!value && *at + 1 == argc)
         return err_set_param(err, ERR_INVALID, op->name, "--%s needs a value: %s", op->name,
