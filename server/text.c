@@ -15,7 +15,7 @@ void token_string(const struct tokenizer *t, int32_t id, struct buf *out)
     const char *bytes = tokenizer_bytes(t, id, &len);
     int32_t owner = len ? tokenizer_find(t, bytes, len) : -1;
     bool marked = len >= 6 && memcmp(bytes, "bytes:", 6) == 0;
-    if (len && owner == id && !marked && utf8_valid(bytes, len)) {
+    if (len && owner == id && !marked && !memchr(bytes, 0, len) && utf8_valid(bytes, len)) {
         buf_append(out, bytes, len);
         return;
     }

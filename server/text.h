@@ -9,7 +9,8 @@
 
 /* token_string -- append the name of a token in logprobs, raw (not JSON-quoted). Injective over ids:
  *   whole UTF-8 text               that text
- *   anything else                  "bytes:\xe2\x80", every byte as \xHH; also text that itself begins with "bytes:"
+ *   anything else                  "bytes:\xe2\x80", every byte as \xHH; also text with a NUL (many JSON parsers refuse it
+ *                                 in a key) and text that itself begins with "bytes:"
  *   text another, lower id has     "bytes:\x61#300", the id after '#'
  *   an id without a token          "bytes:#50300"
  */

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 static char dirs[64][128];
-static int n_dirs;
+static int n_dirs, first_own; /* those before first_own were made before a fork */
 static pid_t owner;
 
 bool harness_sanitized(void)
@@ -35,7 +35,7 @@ static int remove_entry(const char *path, const struct stat *st, int type, struc
 static void remove_dirs(void)
 {
     if (getpid() != owner) return; /* a forked test must not remove what its parent still uses */
-    for (int i = 0; i < n_dirs; i++)
+    for (int i = first_own; i < n_dirs; i++)
         nftw(dirs[i], remove_entry, 16, FTW_DEPTH | FTW_PHYS);
 }
 
@@ -78,7 +78,10 @@ const char *temp_dir(void)
     char *d = dirs[n_dirs];
     snprintf(d, sizeof dirs[0], "%s/ttmd-test-XXXXXX", base ? base : "/tmp");
     if (!mkdtemp(d)) ck_abort_msg("mkdtemp %s failed", d);
-    if (getpid() != owner) owner = getpid(); /* made in a forked test: that process cleans up */
+    if (getpid() != owner) { /* made in a forked test: that process cleans up, its own only */
+        owner = getpid();
+        first_own = n_dirs;
+    }
     n_dirs++;
     return d;
 }
