@@ -25,6 +25,18 @@ static void sleep_ms(int ms)
     nanosleep(&t, NULL);
 }
 
+/* The end of the log, short enough for a message of libcheck; on stdout the whole of it. */
+static const char *log_tail(const struct daemon *d)
+{
+    static char tail[1500];
+    size_t n;
+    char *text = read_file(d->log, &n);
+    printf("log of ttmd:\n%s\n", text);
+    snprintf(tail, sizeof tail, "%s", n >= sizeof tail ? text + (n + 1 - sizeof tail) : text);
+    free(text);
+    return tail;
+}
+
 static void child(const char *model, const char *const *flags, const char *log)
 {
     const char *argv[40] = {build_path("ttmd"), "--model", model, "--port", "0",
@@ -56,12 +68,13 @@ void daemon_spawn(struct daemon *d, const char *model, const char *const *flags)
     d->pid = fork();
     ck_assert_int_ge(d->pid, 0);
     if (d->pid == 0) child(model, flags, d->log);
-    for (int i = 0; i < 6000 && !d->port; i++) {
-        int status;
-        if (waitpid(d->pid, &status, WNOHANG) == d->pid)
-            ck_abort_msg("ttmd ended with status %d:\n%s", status, read_file(d->log, NULL));
+    for (int i = 0; i < 6000 && !d->port && d->pid; i++) {
+        bool ended = waitpid(d->pid, &d->status, WNOHANG) == d->pid;
         d->port = logged_port(d->log);
-        if (!d->port) sleep_ms(5);
+        if (ended) d->pid = 0;
+        if (ended && !d->port)
+            ck_abort_msg("ttmd ended with status %d:\n%s", d->status, log_tail(d));
+        if (!d->port) sleep_ms(1);
     }
     ck_assert_msg(d->port != 0, "ttmd did not listen within 30 s");
 }
@@ -76,21 +89,21 @@ void daemon_start(struct daemon *d, const char *model, const char *const *flags)
         if (status == 200) return;
         sleep_ms(5);
     }
-    ck_abort_msg("ttmd was not ready within 30 s:\n%s", read_file(d->log, NULL));
+    ck_abort_msg("ttmd was not ready within 30 s:\n%s", log_tail(d));
 }
 
 int daemon_wait(struct daemon *d, int timeout_ms)
 {
     uint64_t end = clock_ns() + (uint64_t)timeout_ms * 1000000u;
-    int status = 0;
-    for (;;) {
+    int status = d->status;
+    while (d->pid) {
         pid_t got = waitpid(d->pid, &status, WNOHANG);
         if (got == d->pid) break;
         ck_assert_msg(got == 0, "waitpid: %s", strerror(errno));
         if (clock_ns() > end) {
             kill(d->pid, SIGKILL);
             waitpid(d->pid, &status, 0);
-            ck_abort_msg("ttmd did not end within %d ms:\n%s", timeout_ms, read_file(d->log, NULL));
+            ck_abort_msg("ttmd did not end within %d ms:\n%s", timeout_ms, log_tail(d));
         }
         sleep_ms(2);
     }
@@ -103,7 +116,7 @@ void daemon_stop(struct daemon *d)
     if (d->pid <= 0) return;
     kill(d->pid, SIGTERM);
     int status = daemon_wait(d, 60000);
-    ck_assert_msg(status == 0, "ttmd ended with status %d:\n%s", status, read_file(d->log, NULL));
+    ck_assert_msg(status == 0, "ttmd ended with status %d:\n%s", status, log_tail(d));
 }
 
 int daemon_log_has(const struct daemon *d, const char *text)

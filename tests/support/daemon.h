@@ -5,7 +5,8 @@
 
 /* A running ttmd, for tests. It dies with the test program. */
 struct daemon {
-    pid_t pid;
+    pid_t pid;  /* 0 once it has ended */
+    int status; /* of its end, as from waitpid() */
     int port;
     char log[256]; /* file of its standard error */
 };

@@ -1,0 +1,158 @@
+/* Ten times more than fits: every request is answered, the surplus with 429 and Retry-After before its body
+ * is looked at, and health probes stay fast throughout. */
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "engine/base/clock.h"
+#include "tests/server/fixture.h"
+
+#define PLACES 12 /* --max-queue 8, --max-batch 4 */
+#define CLIENTS (10 * PLACES)
+
+static void small_up(void)
+{
+    static const char *const flags[] = {DAEMON_SLOW, "--max-batch", "4", "--max-queue", "8", NULL};
+    daemon_start(&srv, daemon_slow_model(), flags);
+}
+
+struct client {
+    pthread_t thread;
+    int status, retry_after;
+    bool well_formed;
+};
+
+static void *client_main(void *arg)
+{
+    struct client *w = arg;
+    struct httpc c;
+    w->status = http_post(&c, srv.port, "/v1/completions",
+                          "{\"prompt\":\"hello\",\"max_tokens\":40,\"ignore_eos\":true}");
+    const char *after = httpc_header(&c, "Retry-After");
+    w->retry_after = after ? (int)strtol(after, NULL, 10) : 0;
+    json_t *v = c.body.data ? json_loadb(c.body.data, c.body.len, JSON_ALLOW_NUL, NULL) : NULL;
+    w->well_formed = w->status == 200
+                         ? json_at(v, "choices.0.text") != NULL
+                         : strcmp(json_str(v, "error.code"), "server_overloaded") == 0 &&
+                               strcmp(json_str(v, "error.type"), "overloaded_error") == 0;
+    json_decref(v);
+    httpc_close(&c);
+    return NULL;
+}
+
+/* Probes while the storm lasts; the slowest in milliseconds. */
+static int probe(atomic_bool *over)
+{
+    int worst = 0;
+    while (!atomic_load(over)) {
+        struct httpc c;
+        uint64_t start = clock_ns();
+        ck_assert_int_eq(http_get(&c, srv.port, "/livez"), 200);
+        int ms = (int)((clock_ns() - start) / 1000000);
+        if (ms > worst) worst = ms;
+        httpc_close(&c);
+        usleep(2000);
+    }
+    return worst;
+}
+
+struct storm {
+    struct client clients[CLIENTS];
+    atomic_bool over;
+};
+
+static void *storm_main(void *arg)
+{
+    struct storm *s = arg;
+    for (int i = 0; i < CLIENTS; i++)
+        pthread_create(&s->clients[i].thread, NULL, client_main, &s->clients[i]);
+    for (int i = 0; i < CLIENTS; i++)
+        pthread_join(s->clients[i].thread, NULL);
+    atomic_store(&s->over, true);
+    return NULL;
+}
+
+START_TEST(everyone_is_answered)
+{
+    static struct storm s;
+    pthread_t t;
+    int ok = 0, refused = 0;
+    memset(&s, 0, sizeof s);
+    ck_assert_int_eq(pthread_create(&t, NULL, storm_main, &s), 0);
+    int worst = probe(&s.over);
+    pthread_join(t, NULL);
+    for (int i = 0; i < CLIENTS; i++) {
+        ck_assert_msg(s.clients[i].status == 200 || s.clients[i].status == 429, "status %d",
+                      s.clients[i].status);
+        ck_assert(s.clients[i].well_formed);
+        if (s.clients[i].status == 429) ck_assert_int_ge(s.clients[i].retry_after, 1);
+        *(s.clients[i].status == 200 ? &ok : &refused) += 1;
+    }
+    ck_assert_int_ge(ok, PLACES);
+    ck_assert_int_ge(refused, 1);
+    ck_assert_msg(worst < (harness_sanitized() ? 2000 : 50), "a probe took %d ms", worst);
+    ck_assert(http_metric(srv.port, "ttmd_requests_rejected_total{reason=\"queue_full\"}") ==
+              refused);
+    ck_assert(http_metric(srv.port, "ttmd_requests_in_flight") == 0);
+}
+END_TEST
+
+/* Exactly max_queue + max_batch requests hold a place; the place is reserved by the headers alone. */
+START_TEST(places_are_counted_exactly)
+{
+    struct httpc held[PLACES], c;
+    const char *head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 16\r\n\r\n";
+    for (int i = 0; i < PLACES; i++) {
+        httpc_open(&held[i], srv.port);
+        httpc_write(&held[i], head, strlen(head));
+    }
+    for (int i = 0; i < 500 && http_metric(srv.port, "ttmd_requests_in_flight") < PLACES; i++)
+        usleep(2000);
+    httpc_open(&c, srv.port);
+    httpc_write(&c, head, strlen(head)); /* no body: the refusal does not wait for it */
+    ck_assert_int_eq(httpc_read(&c, 5000), 429);
+    httpc_close(&c);
+    ck_assert(http_metric(srv.port, "ttmd_queue_capacity") == PLACES);
+    for (int i = 0; i < PLACES; i++) {
+        httpc_write(&held[i], "{\"max_tokens\":1}", 16);
+        ck_assert_int_eq(httpc_read(&held[i], 20000), 200);
+        httpc_close(&held[i]);
+    }
+}
+END_TEST
+
+/* One request of many sequences needs one place, and is computed a few at a time. */
+START_TEST(many_sequences_need_one_place)
+{
+    json_t *v =
+        http_json(srv.port, "/v1/completions", 200,
+                  "{\"prompt\":[\"a\",\"b\",\"c\",\"d\"],\"n\":16,\"max_tokens\":2,\"seed\":1}");
+    ck_assert_uint_eq(json_array_size(json_at(v, "choices")), 64);
+    for (size_t i = 0; i < 64; i++)
+        ck_assert(json_num(json_array_get(json_at(v, "choices"), i), "index") == (double)i);
+    json_decref(v);
+    struct httpc c;
+    const char *body = "{\"prompt\":[\"a\",\"b\"],\"n\":20,\"max_tokens\":2,\"stream\":true}";
+    ck_assert_int_eq(http_post(&c, srv.port, "/v1/completions", body), 200);
+    int ends = 0;
+    for (const char *p = c.body.data; (p = strstr(p, "\"finish_reason\":\"")); p++)
+        ends++;
+    ck_assert_int_eq(ends, 40);
+    ck_assert_ptr_nonnull(strstr(c.body.data, "data: [DONE]"));
+    httpc_close(&c);
+}
+END_TEST
+
+static Suite *suite(void)
+{
+    Suite *s = suite_create("overload over HTTP");
+    TCase *t = tcase_create("overload");
+    tcase_add_unchecked_fixture(t, small_up, server_down);
+    tcase_set_timeout(t, 60);
+    suite_add_tcase(s, t);
+    tcase_add_test(t, everyone_is_answered);
+    tcase_add_test(t, places_are_counted_exactly);
+    tcase_add_test(t, many_sequences_need_one_place);
+    return s;
+}
+
+TEST_MAIN(suite)
