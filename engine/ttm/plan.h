@@ -96,7 +96,7 @@ struct ttm_rates {
     size_t cache_bytes; /* weights that fit in it are read at cache speed */
     size_t lanes;       /* columns come in multiples of this: PACK_N; 1 = an ideal machine */
 };
-#define TTM_MANY_ROWS 16
+#define TTM_MANY_ROWS 4
 
 /* ttm_rates_ideal -- a machine on which nothing but multiplications costs: the planner then finds
  * the fewest of them within the memory allowed. */

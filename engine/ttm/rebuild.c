@@ -21,29 +21,37 @@ struct rebuild {
     uint64_t *mults;
 };
 
-/* n floats of row `row` from column `col` on; a run may cross panels. */
-static void put(const struct rebuild *r, size_t row, size_t col, const float *src, size_t n)
+/* Where the columns lo..hi-1 of a panel lie in a tile, relative to its row; true when side by side. */
+static bool find_lanes(const struct plan_tiles *t, size_t j0, size_t col, size_t lo, size_t hi,
+                       size_t from[PACK_N])
 {
-    while (n) {
-        size_t lane = col % PACK_N, run = PACK_N - lane < n ? PACK_N - lane : n;
-        float *at = r->data + (col / PACK_N * r->in + row) * PACK_N + lane;
-        memcpy(at, src, run * sizeof *at);
-        src += run;
-        col += run;
-        n -= run;
+    bool together = true;
+    for (size_t lane = lo; lane < hi; lane++) {
+        size_t c = col + lane - j0 * t->n_right;
+        from[lane] = c / t->n_right * t->width + c % t->n_right;
+        if (lane > lo) together &= from[lane] == from[lane - 1] + 1;
     }
+    return together;
 }
 
+/* Panel by panel, rows inside: reads and writes both move on by neighbouring addresses. */
 static void deal_out(const struct rebuild *r, const float *tile, size_t il, size_t j0, size_t block)
 {
     const struct plan_tiles *t = &r->h->tiles;
-    for (size_t ir = 0; ir < t->m_right; ir++) {
-        size_t row = il * t->m_right + ir;
-        if (row >= r->in) break;
-        for (size_t j = 0; j < block; j++) {
-            size_t col = (j0 + j) * t->n_right;
-            size_t n = col + t->n_right > r->out ? r->out - col : t->n_right;
-            put(r, row, col, tile + j * t->width + ir * t->n_right, n);
+    size_t row0 = il * t->m_right, rows = r->in - row0 < t->m_right ? r->in - row0 : t->m_right;
+    size_t begin = j0 * t->n_right, end = (j0 + block) * t->n_right, from[PACK_N];
+    if (end > r->out) end = r->out;
+    for (size_t col = begin / PACK_N * PACK_N; col < end; col += PACK_N) {
+        size_t lo = col < begin ? begin - col : 0, hi = end - col < PACK_N ? end - col : PACK_N;
+        bool together = find_lanes(t, j0, col, lo, hi, from);
+        float *at = r->data + (col / PACK_N * r->in + row0) * PACK_N;
+        const float *src = tile;
+        for (size_t row = 0; row < rows; row++, at += PACK_N, src += t->n_right) {
+            if (together)
+                memcpy(at + lo, src + from[lo], (hi - lo) * sizeof *at);
+            else
+                for (size_t lane = lo; lane < hi; lane++)
+                    at[lane] = src[from[lane]];
         }
     }
 }
