@@ -60,8 +60,10 @@ START_TEST(bounds_hold)
         double bound = 0.1 * draw_int(&d, 0, 9), error;
         ck_assert_int_eq(ttm_decompose(&w, dense, &s, caps, bound, &error, "x", NULL), 0);
         bool padded = ttm_shape_rows(&s) * ttm_shape_cols(&s) > ttm_shape_dense(&s);
-        if (padded) ck_assert(error_of(&w, dense) <= error + 1e-9);
-        else assert_close(error_of(&w, dense), error, 1e-7, 1e-9);
+        if (padded)
+            ck_assert(error_of(&w, dense) <= error + 1e-9);
+        else
+            assert_close(error_of(&w, dense), error, 1e-7, 1e-9);
         if (round % 2 == 0) ck_assert(error <= bound + 1e-12);
         for (int k = 1; round % 2 && k < s.d; k++)
             ck_assert_int_le(w.shape.r[k], caps[k]);
