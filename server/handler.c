@@ -50,17 +50,10 @@ static enum MHD_Result queue_reply(struct request *r)
     struct reply *reply = &r->reply;
     const char *type = reply->content_type ? reply->content_type : "application/json";
     size_t len = reply->body.len;
-    r->state = REQ_REPLIED;
     struct MHD_Response *resp =
         MHD_create_response_from_buffer(len, buf_take(&reply->body), MHD_RESPMEM_MUST_FREE);
     if (resp && len) MHD_add_response_header(resp, "Content-Type", type);
     return queue(r, resp, reply->status, reply);
-}
-
-static enum MHD_Result queue_stream(struct request *r)
-{
-    r->state = REQ_STREAM;
-    return queue(r, stream_response(r), 200, NULL);
 }
 
 static bool sane_id(const char *s)
@@ -168,6 +161,7 @@ static enum MHD_Result on_headers(struct server *s, struct MHD_Connection *conn,
     bool refused = refuse_path(r, path) || refuse_state(r) || (r->route->post && refuse_post(r));
     if (refused && body) {
         if (r->fd >= 0) watcher_linger(s->watcher, r->fd);
+        r->state = REQ_REPLIED;
         return queue_reply(r);
     }
     if (r->route && r->route->post && !refused) watcher_add(s->watcher, r);
@@ -186,36 +180,51 @@ static void on_body(struct request *r, const char *bytes, size_t n)
     pthread_mutex_unlock(&r->lock);
 }
 
+/* What to do when MHD asks. Decided under the request's lock, done without it: MHD locks a response
+ * around stream_read(), which takes the request's lock. */
+enum action { DROP, WAIT, REPLY, STREAM };
+
 /* The body is complete: answer, or hand over to the worker and sleep. Lock held. */
-static enum MHD_Result on_complete(struct request *r)
+static enum action on_complete(struct request *r)
 {
-    if (r->reply.ready) return queue_reply(r);
+    if (r->reply.ready) return REPLY;
     if (r->route->get) {
         r->route->get(r, r->rest, &r->reply);
-        return queue_reply(r);
+        return REPLY;
     }
     if (r->discard) {
         metrics_reject(r->srv->metrics, REJECT_TOO_LARGE);
         refuse(r, API_TOO_LARGE, "the body is larger than accepted");
         r->reply.close = true;
-        return queue_reply(r);
+        return REPLY;
     }
     r->state = REQ_WORK;
-    r->suspended = true;
     worker_push(r->srv->worker, r);
-    MHD_suspend_connection(r->conn);
-    return MHD_YES;
+    return WAIT;
 }
 
-static enum MHD_Result on_resumed(struct request *r)
+static enum action on_resumed(const struct request *r)
 {
-    if (r->cancel == CANCEL_GONE) return MHD_NO;
-    if (r->stream_ready) return queue_stream(r);
-    if (r->reply.ready) return queue_reply(r);
-    if (atomic_load(&r->srv->stopping)) return MHD_NO;
-    r->suspended = true;
-    MHD_suspend_connection(r->conn);
-    return MHD_YES;
+    if (r->cancel == CANCEL_GONE) return DROP;
+    if (r->stream_ready) return STREAM;
+    if (r->reply.ready) return REPLY;
+    return atomic_load(&r->srv->stopping) ? DROP : WAIT;
+}
+
+static enum action decide(struct request *r)
+{
+    enum action act = DROP;
+    if (r->state == REQ_UPLOAD && r->cancel != CANCEL_GONE)
+        act = on_complete(r);
+    else if (r->state == REQ_WORK)
+        act = on_resumed(r);
+    if (act == REPLY) r->state = REQ_REPLIED;
+    if (act == STREAM) r->state = REQ_STREAM;
+    if (act == WAIT) { /* under the lock that whoever resumes it takes */
+        r->suspended = true;
+        MHD_suspend_connection(r->conn);
+    }
+    return act;
 }
 
 enum MHD_Result handler_access(void *cls, struct MHD_Connection *conn, const char *url,
@@ -230,14 +239,12 @@ enum MHD_Result handler_access(void *cls, struct MHD_Connection *conn, const cha
         *upload_size = 0;
         return MHD_YES;
     }
-    enum MHD_Result rc = MHD_NO;
     pthread_mutex_lock(&r->lock);
-    if (r->state == REQ_UPLOAD && r->cancel != CANCEL_GONE)
-        rc = on_complete(r);
-    else if (r->state == REQ_WORK)
-        rc = on_resumed(r);
+    enum action act = decide(r);
     pthread_mutex_unlock(&r->lock);
-    return rc;
+    if (act == REPLY) return queue_reply(r);
+    if (act == STREAM) return queue(r, stream_response(r), 200, NULL);
+    return act == WAIT ? MHD_YES : MHD_NO;
 }
 
 void handler_completed(void *cls, struct MHD_Connection *conn, void **con_cls,

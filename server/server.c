@@ -213,6 +213,7 @@ static void run_close(struct run *run)
     if (run->loader_started && !run->loader_done) {
         /* A load cannot be interrupted and nobody waits for it: leave with what the kernel cleans up. */
         log_at(s->log, LOG_INFO, "stopped while loading", LOG_S("model", s->model_id));
+        pthread_detach(run->loader);
         _exit(0);
     }
     struct engine *e = server_engine(s);

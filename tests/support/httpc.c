@@ -100,7 +100,7 @@ static uint64_t deadline_in(int ms)
 
 const char *httpc_header(const struct httpc *c, const char *name)
 {
-    static char value[1024];
+    static _Thread_local char value[1024];
     size_t n = strlen(name);
     for (const char *p = c->head.data ? strchr(c->head.data, '\n') : NULL; p && p[1];
          p = strchr(p + 1, '\n')) {

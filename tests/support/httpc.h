@@ -38,7 +38,7 @@ int httpc_read(struct httpc *c, int timeout_ms);
 /* httpc_event -- the next block of a stream up to its empty line, without it ("data: {...}" or ": ping");
  * NULL at the end or after timeout_ms. Freed by the caller. */
 char *httpc_event(struct httpc *c, int timeout_ms);
-/* httpc_header -- value of a header of the last response, in static storage; NULL when absent. */
+/* httpc_header -- value of a header of the last response, in storage of the thread; NULL when absent. */
 const char *httpc_header(const struct httpc *c, const char *name);
 
 /* One exchange on a connection of its own. Body in *c (httpc_close() frees it). */
