@@ -234,13 +234,12 @@ START_TEST(idle_costs_nothing)
 {
     struct daemon d;
     struct httpc open[3];
+    const char *half = "POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n";
     daemon_start(&d, daemon_tiny_model(), NULL);
     json_decref(http_json(d.port, "/v1/completions", 200, "{\"max_tokens\":3}"));
     for (int i = 0; i < 3; i++) { /* kept connections, one in mid-upload */
         httpc_open(&open[i], d.port);
-        if (i == 2)
-            httpc_write(&open[i], "POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n",
-                        57);
+        if (i == 2) httpc_write(&open[i], half, strlen(half));
     }
     usleep(200000);
     double before = cpu_seconds(d.pid);
