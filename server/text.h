@@ -9,9 +9,9 @@
 
 /* token_string -- append the name of a token in logprobs, raw (not JSON-quoted). Injective over ids:
  *   whole UTF-8 text               that text
- *   anything else                  "bytes:\xe2\x80", every byte as \xHH; also text with a NUL (many JSON parsers refuse it
- *                                 in a key) and text that itself begins with "bytes:"
- *   text another, lower id has     "bytes:\x61#300", the id after '#'
+ *   anything else                  "bytes:\xe2\x80", every byte as \xHH; also text with a NUL, which many
+ *                                  JSON parsers refuse in a key, and text that begins with "bytes:"
+ *   text that another id owns      "bytes:\x61#300", the id after '#'
  *   an id without a token          "bytes:#50300"
  */
 void token_string(const struct tokenizer *t, int32_t id, struct buf *out);
