@@ -46,12 +46,22 @@
 #define OPEN 0x80000000u
 #define WAITED 0x40000000u
 #define SPIN_NS 40000
+#define SHORT_SPIN_NS 1000 /* after some futile spins in a row ... */
+#define FUTILE_SPINS 3
+#define PROBE_EVERY 16 /* ... but for every 16th, which finds out whether spinning pays again */
 #define PAUSES_PER_LOOK 16
 #define CACHE_LINE 64
+
+/* How long one thread spins, from how its last spins ended. */
+struct patience {
+    unsigned futile; /* spins in a row that ran out */
+    unsigned turns;
+};
 
 struct worker {
     struct pool *pool;
     pthread_t thread;
+    struct patience patience;
     int index; /* 1.. ; the owner is 0 */
 };
 
@@ -66,7 +76,8 @@ struct pool {
     size_t n, grain, pieces;
     int threads;
     uint64_t spin_ns;
-    struct worker *workers; /* owned; threads - 1 of them */
+    struct patience patience; /* of the owner */
+    struct worker *workers;   /* owned; threads - 1 of them */
 };
 
 static void futex_wait(atomic_uint *word, unsigned seen)
@@ -117,9 +128,21 @@ static unsigned spin_while(const atomic_uint *word, unsigned seen, uint64_t spin
     return now;
 }
 
-static unsigned next_round(struct pool *p, unsigned seen)
+static uint64_t spin_time(const struct pool *p, struct patience *a)
 {
-    unsigned now = spin_while(&p->round, seen, p->spin_ns);
+    if (a->futile < FUTILE_SPINS || ++a->turns % PROBE_EVERY == 0) return p->spin_ns;
+    return p->spin_ns ? SHORT_SPIN_NS : 0;
+}
+
+static void spin_ended(struct patience *a, bool futile)
+{
+    a->futile = !futile ? 0 : a->futile < FUTILE_SPINS ? a->futile + 1 : a->futile;
+}
+
+static unsigned next_round(struct pool *p, struct patience *a, unsigned seen)
+{
+    unsigned now = spin_while(&p->round, seen, spin_time(p, a));
+    spin_ended(a, now == seen);
     if (now != seen) return now;
     atomic_fetch_add(&p->sleepers, 1);
     while ((now = atomic_load(&p->round)) == seen)
@@ -147,7 +170,7 @@ static void *worker_main(void *arg)
     struct pool *p = w->pool;
     unsigned seen = 0;
     for (;;) {
-        seen = next_round(p, seen);
+        seen = next_round(p, &w->patience, seen);
         if (atomic_load(&p->stop)) return NULL;
         if (!enter(p)) continue;
         work(p, w->index);
@@ -155,23 +178,26 @@ static void *worker_main(void *arg)
     }
 }
 
+/* Spin until nobody is inside, or the time is up. */
+static unsigned spin_until_empty(struct pool *p, unsigned g)
+{
+    uint64_t end = clock_ns() + spin_time(p, &p->patience), now = 0;
+    while (g && (now = clock_ns()) < end)
+        g = spin_while(&p->gate, g, end - now);
+    spin_ended(&p->patience, g != 0);
+    return g;
+}
+
 /* Shut the gate, then wait for the workers inside. */
 static void drain(struct pool *p)
 {
     unsigned g = atomic_fetch_and(&p->gate, ~OPEN) & ~OPEN;
-    uint64_t end = 0;
-    while (g) {
+    if (g && p->spin_ns) g = spin_until_empty(p, g);
+    while (g && g != WAITED) {
         if (!(g & WAITED)) {
-            uint64_t now = p->spin_ns ? clock_ns() : 0;
-            if (!end) end = now + p->spin_ns;
-            if (now < end) {
-                g = spin_while(&p->gate, g, end - now);
-                continue;
-            }
             if (!atomic_compare_exchange_strong(&p->gate, &g, g | WAITED)) continue;
             g |= WAITED;
         }
-        if (g == WAITED) break;
         futex_wait(&p->gate, g);
         g = atomic_load(&p->gate);
     }
