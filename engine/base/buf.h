@@ -13,7 +13,7 @@ struct buf {
 };
 
 void buf_release(struct buf *b);
-void buf_clear(struct buf *b); /* len = 0, storage kept */
+void buf_clear(struct buf *b);                /* len = 0, storage kept */
 void buf_reserve(struct buf *b, size_t more); /* room for `more` bytes and the NUL */
 void buf_append(struct buf *b, const void *bytes, size_t len);
 void buf_puts(struct buf *b, const char *s);

@@ -9,16 +9,16 @@
 
 /* What this machine can do and what this process may use of it. */
 struct cpu {
-    bool avx2, fma, f16c;             /* x86-64: usable, i.e. also enabled by the OS */
-    bool avx512;                      /* F, BW, DQ, VL */
+    bool avx2, fma, f16c; /* x86-64: usable, i.e. also enabled by the OS */
+    bool avx512;          /* F, BW, DQ, VL */
     bool avx512_vnni, avx512_bf16, avx_vnni;
-    bool neon, neon_dotprod;          /* aarch64 */
-    int online;                       /* processors online */
-    int affinity;                     /* processors in this process's affinity mask */
-    double quota_cores;               /* cgroup v2 cpu.max or v1 cfs quota; 0 = none */
-    size_t memory_bytes;              /* min(RAM, cgroup limit) */
-    size_t l2_bytes, l3_bytes;        /* 0 if unknown */
-    char model[64];                   /* "AMD EPYC", from /proc/cpuinfo; "" if unknown */
+    bool neon, neon_dotprod;   /* aarch64 */
+    int online;                /* processors online */
+    int affinity;              /* processors in this process's affinity mask */
+    double quota_cores;        /* cgroup v2 cpu.max or v1 cfs quota; 0 = none */
+    size_t memory_bytes;       /* min(RAM, cgroup limit) */
+    size_t l2_bytes, l3_bytes; /* 0 if unknown */
+    char model[64];            /* "AMD EPYC", from /proc/cpuinfo; "" if unknown */
 };
 
 /* cpu_detect -- fill *c. Never fails: what cannot be read stays 0. */

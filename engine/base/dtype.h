@@ -6,12 +6,26 @@
 #include <string.h>
 
 /* Element types of tensors on disk and of packed weights. The names are those of safetensors. */
-enum dtype { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_F64, DTYPE_I8, DTYPE_U8, DTYPE_BOOL,
-             DTYPE_I16, DTYPE_U16, DTYPE_I32, DTYPE_U32, DTYPE_I64, DTYPE_U64, DTYPE_COUNT };
+enum dtype {
+    DTYPE_F32,
+    DTYPE_F16,
+    DTYPE_BF16,
+    DTYPE_F64,
+    DTYPE_I8,
+    DTYPE_U8,
+    DTYPE_BOOL,
+    DTYPE_I16,
+    DTYPE_U16,
+    DTYPE_I32,
+    DTYPE_U32,
+    DTYPE_I64,
+    DTYPE_U64,
+    DTYPE_COUNT
+};
 
-size_t dtype_size(enum dtype t);          /* bytes per element */
-const char *dtype_name(enum dtype t);     /* "F32", static storage */
-int dtype_parse(const char *name);        /* enum dtype, or -1 if unknown; exact, upper case */
+size_t dtype_size(enum dtype t);      /* bytes per element */
+const char *dtype_name(enum dtype t); /* "F32", static storage */
+int dtype_parse(const char *name);    /* enum dtype, or -1 if unknown; exact, upper case */
 
 /* Scalar conversions, round to nearest even; NaN stays NaN, overflow becomes infinity. */
 float dtype_f16_to_f32(uint16_t h);

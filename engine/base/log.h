@@ -10,10 +10,10 @@ enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR, LOG_OFF };
 enum log_format { LOG_TEXT, LOG_JSON };
 
 struct log {
-    int fd;                 /* borrowed; 2 = stderr */
+    int fd; /* borrowed; 2 = stderr */
     enum log_level level;
     enum log_format format;
-    pthread_mutex_t lock;   /* lines never interleave */
+    pthread_mutex_t lock; /* lines never interleave */
 };
 
 void log_init(struct log *l, int fd, enum log_level level, enum log_format format);
@@ -27,20 +27,29 @@ struct log_field {
     int64_t i;
     double num;
 };
-#define LOG_S(k, v) {.key = (k), .kind = LOG_F_STR, .str = (v)}
-#define LOG_I(k, v) {.key = (k), .kind = LOG_F_INT, .i = (int64_t)(v)}
-#define LOG_N(k, v) {.key = (k), .kind = LOG_F_NUM, .num = (double)(v)}
+#define LOG_S(k, v)                               \
+    {                                             \
+        .key = (k), .kind = LOG_F_STR, .str = (v) \
+    }
+#define LOG_I(k, v)                                      \
+    {                                                    \
+        .key = (k), .kind = LOG_F_INT, .i = (int64_t)(v) \
+    }
+#define LOG_N(k, v)                                       \
+    {                                                     \
+        .key = (k), .kind = LOG_F_NUM, .num = (double)(v) \
+    }
 
 /* log_event -- write one event in one write(2).
  *   text:  2026-01-31T12:00:00.123Z INFO  request done request_id=cmpl-1 status=200 ms=12.5
  *   json:  {"time":"...","level":"info","msg":"request done","request_id":"cmpl-1",...}
  * A string field that is NULL is left out. Thread: any. */
-void log_event(struct log *l, enum log_level level, const char *msg,
-               const struct log_field *fields, int n_fields);
+void log_event(struct log *l, enum log_level level, const char *msg, const struct log_field *fields,
+               int n_fields);
 
 /* log_at(l, LOG_INFO, "model loaded", LOG_S("dir", dir), LOG_I("bytes", n)); at least one field. */
-#define log_at(l, level, msg, ...)                                                        \
-    log_event((l), (level), (msg), (const struct log_field[]){__VA_ARGS__},               \
+#define log_at(l, level, msg, ...)                                          \
+    log_event((l), (level), (msg), (const struct log_field[]){__VA_ARGS__}, \
               (int)(sizeof((const struct log_field[]){__VA_ARGS__}) / sizeof(struct log_field)))
 
 int log_level_parse(const char *s);  /* "debug".."error", "off"; -1 if unknown */

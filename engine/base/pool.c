@@ -269,9 +269,9 @@ static int start_workers(struct pool *p, int *started)
 int pool_new(struct pool **out, int threads, struct err *err)
 {
     BUG_ON(threads < 1);
-    struct pool *p = aligned_alloc(CACHE_LINE, mem_round_up(sizeof *p, CACHE_LINE));
-    if (!p) BUG("out of memory: %zu bytes", sizeof *p);
-    memset(p, 0, sizeof *p);
+    void *block;
+    if (posix_memalign(&block, CACHE_LINE, sizeof(struct pool))) BUG("out of memory");
+    struct pool *p = memset(block, 0, sizeof *p);
     struct cpu cpu;
     cpu_detect(&cpu);
     p->threads = threads;

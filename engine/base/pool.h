@@ -16,7 +16,7 @@ typedef void pool_task(void *arg, size_t begin, size_t end, int worker);
 /* pool_new -- start threads-1 workers (threads >= 1; 1 starts none).
  * Errors  ERR_IO when a thread cannot be started; none is left behind. */
 int pool_new(struct pool **out, int threads, struct err *err);
-void pool_free(struct pool *p); /* joins; p may be NULL */
+void pool_free(struct pool *p);         /* joins; p may be NULL */
 int pool_threads(const struct pool *p); /* p may be NULL: 1 */
 
 /* pool_for -- run task over items [0, n) in pieces of at most `grain` items (>= 1), handed out
