@@ -9,6 +9,7 @@
 
 /* Rows of one item, a multiple of the 12 and of the 6 rows that the panel kernels hold. */
 #define BLOCK_ROWS 96
+#define TILE_ROWS 12
 /* Pieces per thread: enough that an interrupted thread does not hold the others up. */
 #define PIECES 4
 
@@ -50,7 +51,8 @@ void matmul(const struct compute *c, const float *x, size_t ldx, size_t t, const
 
     if (t == 0) return;
     if (e) j.e = *e;
-    j.block = BLOCK_ROWS;
+    j.blocks = (t + BLOCK_ROWS - 1) / BLOCK_ROWS;
+    j.block = ((t + j.blocks - 1) / j.blocks + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
     j.blocks = (t + j.block - 1) / j.block;
     items = packed_panels(w->n) * j.blocks;
     grain = items / (threads * PIECES);
