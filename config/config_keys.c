@@ -34,8 +34,8 @@ const struct config_key config_keys[] = {
     INT(threads, "", "0", 0, 1024,
         "Compute threads; 0 means as many as CPU affinity and container quota allow."),
     INT(max_batch, "sequences", "32", 1, 1024, "Sequences computed together."),
-    INT(max_queue, "sequences", "128", 0, 1000000,
-        "Sequences that may wait for a place in the batch; more are refused with status 429."),
+    INT(max_queue, "requests", "128", 0, 1000000,
+        "Requests that may wait beyond max_batch in work; more are refused with status 429."),
     SECONDS(
         queue_timeout_s, "60", 0, DAY_S,
         "Longest wait in the queue before a request is refused with status 503; 0 means no limit."),

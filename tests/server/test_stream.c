@@ -104,8 +104,8 @@ static const char *const both[] = {
     "\"prompt\":\"x\",\"max_tokens\":50,\"seed\":5,\"n\":4,\"logprobs\":0",
     "\"prompt\":[\"x\",\"yy\"],\"max_tokens\":20,\"seed\":6,\"n\":2,\"temperature\":1.5",
     "\"prompt\":\"x\",\"max_tokens\":60,\"seed\":7,\"stop\":[\"a\",\"e\",\"qu\"],\"logprobs\":1",
-    "\"prompt\":\"x\",\"max_tokens\":60,\"seed\":8,\"stop\":[\"th\",\"in\",\"zz\"],\"n\":3,"
-    "\"include_stop_str_in_output\":true",
+    ("\"prompt\":\"x\",\"max_tokens\":60,\"seed\":8,\"stop\":[\"th\",\"in\",\"zz\"],\"n\":3,"
+     "\"include_stop_str_in_output\":true"),
     "\"prompt\":\"x\",\"max_tokens\":0,\"echo\":true,\"logprobs\":1",
     "\"prompt\":\"x\",\"max_tokens\":0",
     "\"prompt\":\"x\",\"max_tokens\":9,\"logit_bias\":{\"511\":100}",
