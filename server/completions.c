@@ -240,12 +240,12 @@ static void pull_slot(struct request *r, struct completion *c, size_t i, struct 
     buf_puts(b, "}\n\n");
 }
 
-static void pull_progress(struct request *r, struct completion *c, struct buf *b)
+static void pull_progress(struct request *r, struct completion *c, size_t n_jobs, struct buf *b)
 {
     size_t total = 0, done = 0, cached = 0;
     for (size_t i = 0; i < r->n_slots; i++) {
         total += c->prompts.list[i / completion_per_prompt(c)].n;
-        if (i >= r->next_slot) continue;
+        if (i >= n_jobs) continue;
         struct job_view v;
         job_view(r->slots[i].job, &v);
         done += v.prompt_done;
@@ -262,12 +262,11 @@ static void pull_progress(struct request *r, struct completion *c, struct buf *b
         total, cached, done, (double)(clock_ns() - r->start_ns) / 1e6);
 }
 
-void completions_pull(struct request *r)
+void completions_pull(struct request *r, size_t n_jobs, struct buf *b, bool *end)
 {
     struct completion *c = r->task;
-    struct buf *b = &r->out;
-    if (c->return_progress) pull_progress(r, c, b);
-    for (size_t i = 0; i < r->next_slot; i++)
+    if (c->return_progress) pull_progress(r, c, n_jobs, b);
+    for (size_t i = 0; i < n_jobs; i++)
         if (!r->slots[i].sent_finish) pull_slot(r, c, i, b);
     if (c->finished < r->n_slots) return;
     if (c->include_usage) {
@@ -280,5 +279,5 @@ void completions_pull(struct request *r)
         buf_puts(b, "}\n\n");
     }
     buf_puts(b, "data: [DONE]\n\n");
-    r->out_end = true;
+    *end = true;
 }

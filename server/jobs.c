@@ -96,6 +96,7 @@ static void on_job(void *arg)
         bool worker = !r->stream || !r->route->pull || r->next_slot < r->n_slots || bad;
         if (worker && r->cancel == CANCEL_NONE) worker_push(r->srv->worker, r);
     }
+    r->news = true;
     if (r->stream_ready && r->route->pull) request_wake_locked(r);
     pthread_mutex_unlock(&r->lock);
     if (done) request_unref(r);

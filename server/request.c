@@ -149,7 +149,7 @@ void request_fail(struct request *r, const struct api_error *e)
 void request_stream_begin(struct request *r)
 {
     pthread_mutex_lock(&r->lock);
-    if (!r->reply.ready) r->stream_ready = true;
+    if (!r->reply.ready) r->stream_ready = r->news = true;
     r->last_out_ns = clock_ns();
     request_wake_locked(r);
     pthread_mutex_unlock(&r->lock);

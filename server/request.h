@@ -84,6 +84,7 @@ struct request {
     bool stream, stream_ready;
     struct buf out; /* stream bytes not yet taken by MHD: [out_pos, len) */
     size_t out_pos;
+    bool news; /* jobs have published since the last pull */
     bool out_end, want_ping;
     uint64_t last_out_ns;
 

@@ -29,9 +29,9 @@ struct route {
     void (*spec)(struct request *r, size_t i, struct job_spec *spec);
     /* On the worker: some jobs are done (r->slots[].done). Answers when all are; appends to the stream. */
     void (*progress)(struct request *r);
-    /* HTTP thread, under the request's lock: append more of a stream to r->out; set r->out_end after
-     * the last. NULL: the worker writes the stream. */
-    void (*pull)(struct request *r);
+    /* HTTP thread, without the lock: append to *out what the first n_jobs jobs have published since the
+     * last call; *end = true with the last event. NULL: the worker writes the stream. */
+    void (*pull)(struct request *r, size_t n_jobs, struct buf *out, bool *end);
     void (*release)(void *task);
 };
 
@@ -56,7 +56,7 @@ void health_version(struct request *r, const char *rest, struct reply *reply);
 int completions_start(struct request *r, const json_t *body, struct api_error *e);
 void completions_spec(struct request *r, size_t i, struct job_spec *spec);
 void completions_progress(struct request *r);
-void completions_pull(struct request *r);
+void completions_pull(struct request *r, size_t n_jobs, struct buf *out, bool *end);
 void completions_release(void *task);
 int perplexity_start(struct request *r, const json_t *body, struct api_error *e);
 void perplexity_spec(struct request *r, size_t i, struct job_spec *spec);

@@ -10,19 +10,35 @@
 #include "engine/base/clock.h"
 #include "server/request.h"
 
+/* Let the endpoint write what its jobs have published since. Without the lock: the engine thread takes it
+ * to tell of more, and must not wait while a thousand scores are printed. The endpoint's cursors are
+ * this thread's own. */
+static void pull(struct request *r)
+{
+    struct buf fresh = {0};
+    size_t n_jobs = r->next_slot;
+    bool end = false;
+    r->news = false;
+    pthread_mutex_unlock(&r->lock);
+    r->route->pull(r, n_jobs, &fresh, &end);
+    pthread_mutex_lock(&r->lock);
+    if (!r->out_end) { /* else it has failed meanwhile: the error is the end */
+        if (fresh.len) buf_append(&r->out, fresh.data, fresh.len);
+        r->out_end = end;
+    }
+    buf_release(&fresh);
+}
+
 /* Make r->out hold something if there is anything to say. */
 static void refill(struct request *r)
 {
     buf_clear(&r->out);
     r->out_pos = 0;
-    if (r->cancel == CANCEL_NONE && r->bad_finish == FINISH_NONE && r->route->pull)
-        r->route->pull(r);
-    if (r->out.len || r->out_end) {
-        r->want_ping = false;
-    } else if (r->want_ping) {
-        r->want_ping = false;
-        buf_puts(&r->out, ": ping\n\n");
-    }
+    while (r->route->pull && r->news && !r->out.len && !r->out_end && r->cancel == CANCEL_NONE &&
+           r->bad_finish == FINISH_NONE)
+        pull(r);
+    if (r->want_ping && !r->out.len && !r->out_end) buf_puts(&r->out, ": ping\n\n");
+    r->want_ping = false;
 }
 
 static ssize_t stream_read(void *arg, uint64_t pos, char *to, size_t max)

@@ -2,6 +2,7 @@
  * is looked at, and health probes stay fast throughout. */
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/socket.h>
 
 #include "engine/base/clock.h"
 #include "tests/server/fixture.h"
@@ -142,6 +143,38 @@ START_TEST(many_sequences_need_one_place)
 }
 END_TEST
 
+/* ---- a client that does not read ---- */
+
+static void impatient_up(void)
+{
+    static const char *const flags[] = {"--write-timeout-s", "1", NULL};
+    daemon_start(&srv, daemon_tiny_model(), flags);
+}
+
+START_TEST(a_client_that_does_not_read)
+{
+    struct httpc c;
+    struct buf b = {0};
+    const char *done = "ttmd_http_requests_total{route=\"tokenize\",method=\"POST\",code=\"200\"}";
+    int small = 4096;
+    buf_puts(&b, "{\"return_token_strs\":true,\"prompt\":\""); /* 3 MB whose answer has 20 */
+    for (int i = 0; i < 1500000; i++)
+        buf_puts(&b, "\xc2\xb7");
+    buf_puts(&b, "\"}");
+    httpc_open(&c, srv.port);
+    setsockopt(c.fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
+    ck_assert(httpc_send(&c, "POST", "/tokenize", "", b.data, b.len));
+    double n = 0;
+    for (int i = 0; i < 3000 && n == 0; i++) {
+        n = http_metric(srv.port, done); /* others are served meanwhile */
+        usleep(10000);
+    }
+    ck_assert(n == 1);
+    httpc_close(&c);
+    buf_release(&b);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("overload over HTTP");
@@ -152,6 +185,11 @@ static Suite *suite(void)
     tcase_add_test(t, everyone_is_answered);
     tcase_add_test(t, places_are_counted_exactly);
     tcase_add_test(t, many_sequences_need_one_place);
+    t = tcase_create("write stall");
+    tcase_add_unchecked_fixture(t, impatient_up, server_down);
+    tcase_set_timeout(t, 60);
+    suite_add_tcase(s, t);
+    tcase_add_test(t, a_client_that_does_not_read);
     return s;
 }
 
