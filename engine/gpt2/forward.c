@@ -101,24 +101,26 @@ size_t gpt2_scratch_floats(const struct gpt2 *m, int max_tokens, int threads)
            (size_t)threads * attend_floats(m) + linear_floats(m, all);
 }
 
+/* The next `floats` of scratch; void, as some of it holds indices. */
+static void *take(float **at, size_t floats)
+{
+    void *p = *at;
+    *at += line(floats);
+    return p;
+}
+
 static void carve(struct step *s, float *scratch)
 {
     const struct gpt2 *m = s->m;
-    float *p = scratch;
-    s->a = p;
-    p += line(s->t * (size_t)m->cfg.n_embd);
-    s->wide = p;
-    p += line(s->t * wide_cols(m));
-    s->row_seq = (int32_t *)p;
-    p += line(s->t);
-    s->row_pos = (int32_t *)p;
-    p += line(s->t);
-    s->tiles = (struct tile *)p;
-    p += tile_floats(s->t);
+    float *at = scratch;
+    s->a = take(&at, s->t * (size_t)m->cfg.n_embd);
+    s->wide = take(&at, s->t * wide_cols(m));
+    s->row_seq = take(&at, s->t);
+    s->row_pos = take(&at, s->t);
+    s->tiles = take(&at, tile_floats(s->t));
     s->attend_floats = attend_floats(m);
-    s->attend = p;
-    p += (size_t)pool_threads(s->c->pool) * s->attend_floats;
-    s->linear = p;
+    s->attend = take(&at, (size_t)pool_threads(s->c->pool) * s->attend_floats);
+    s->linear = at;
 }
 
 /* ---- the rows of the step ---- */
