@@ -19,6 +19,7 @@
  * A plan is plain data, made once per layer and role. It never depends on the rows of a call, so
  * that a row's result does not depend on its neighbours. */
 enum ttm_method { TTM_CONTRACT, TTM_REBUILD, TTM_RESIDENT };
+#define TTM_METHODS 3
 
 enum ttm_role { TTM_DECODE, TTM_PREFILL };
 #define TTM_ROLES 2
@@ -93,7 +94,7 @@ struct ttm_rates {
         flops_many;     /* operations/s (2 per multiplication) at 1 row, >= TTM_MANY_ROWS */
     double dram, cache; /* bytes/s */
     double overhead_s;  /* per matrix product */
-    size_t cache_bytes; /* weights that fit in it are read at cache speed */
+    size_t cache_bytes; /* weights of a step that fit in it are read at cache speed */
     size_t lanes;       /* columns come in multiples of this: PACK_N; 1 = an ideal machine */
 };
 #define TTM_MANY_ROWS 4
@@ -108,7 +109,11 @@ struct ttm_workload {
     double share[TTM_ROLES]; /* how many calls of each role there are, relatively, >= 0 */
     enum dtype dtype;        /* of resident weights: F32, F16 or BF16 */
     int layers;              /* layers like this one that a step goes through, >= 1 */
+    size_t other_bytes;      /* weights that the rest of a step reads: they share the cache */
     size_t budget_bytes;     /* resident bytes allowed for the plans of this layer; 0 = no limit */
+    unsigned methods;        /* those that may be chosen, 1u << method each; 0 = all. A single core
+                                is a dense matrix already: it is RESIDENT whatever is allowed */
+    bool below_dense;        /* pairs of plans must keep less than W itself would, where any does */
 };
 
 /* ttm_plan_seconds -- predicted time of one call with `rows` rows under a finished plan. */
@@ -134,5 +139,19 @@ int ttm_plan_role(struct ttm_plan *out, const struct ttm_shape *s, enum ttm_role
 int ttm_plan_layer(struct ttm_plan out[TTM_ROLES], const struct ttm_shape *s,
                    const struct ttm_workload *w, const struct ttm_rates *m, const char *what,
                    struct err *err);
+
+/* ttm_plan_model -- pairs for all TTM layers of a model within one budget. Every layer gets its
+ * smallest pair; what is left of the budget is spent where a byte saves the most time.
+ *
+ *   out      (n) pairs
+ *   shapes   (n)
+ *   w        (n) a layer's own budget_bytes limits it alone
+ *   budget   resident bytes for all layers together; 0 = no limit: every layer gets its best pair
+ *   names    (n) for messages
+ *
+ * Errors  ERR_INVALID with the budget and what the smallest pairs need. */
+int ttm_plan_model(struct ttm_plan (*out)[TTM_ROLES], const struct ttm_shape *shapes, int n,
+                   const struct ttm_workload *w, size_t budget, const struct ttm_rates *m,
+                   const char *const *names, struct err *err);
 
 #endif

@@ -35,7 +35,24 @@ double plan_step_seconds(const struct ttm_step *st, size_t rows, size_t element,
 double plan_out_seconds(const struct ttm_permutation *out, size_t floats, size_t rows,
                         const struct ttm_rates *m);
 
-/* plan_cached -- do the weights of all layers of this kind fit in the cache? */
+/* plan_cached -- do all weights of a step fit in the cache, when a layer's are `bytes`? */
 bool plan_cached(size_t bytes, const struct ttm_workload *w, const struct ttm_rates *m);
+
+/* All plans worth comparing for a role: each grouping in its best order, each rebuild, resident;
+ * those that the workload allows, with their predicted seconds at its number of rows. */
+#define PLAN_MAX_CANDIDATES ((1 << (TTM_MAX_CORES - 1)) + TTM_MAX_CORES)
+struct plan_candidates {
+    int n;
+    struct ttm_plan plan[PLAN_MAX_CANDIDATES];
+    double seconds[PLAN_MAX_CANDIDATES];
+};
+
+/* plan_candidates -- allocated, freed by the caller with free(). */
+struct plan_candidates *plan_candidates(const struct ttm_shape *s, enum ttm_role role,
+                                        const struct ttm_workload *w, const struct ttm_rates *m);
+
+/* plan_no_fit -- ERR_INVALID: nothing fits in the workload's budget. */
+int plan_no_fit(const struct ttm_shape *s, const struct ttm_workload *w, const char *what,
+                struct err *err);
 
 #endif

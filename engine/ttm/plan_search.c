@@ -17,7 +17,8 @@ const struct ttm_rates ttm_rates_ideal = {
 
 bool plan_cached(size_t bytes, const struct ttm_workload *w, const struct ttm_rates *m)
 {
-    return bytes <= m->cache_bytes / (size_t)w->layers;
+    if (w->other_bytes > m->cache_bytes) return false;
+    return bytes <= (m->cache_bytes - w->other_bytes) / (size_t)w->layers;
 }
 
 static double product_seconds(double rows, size_t k, size_t n, size_t element, double bandwidth,
@@ -146,16 +147,12 @@ static void best_order(struct ttm_plan *p, const struct ttm_shape *s, size_t row
     }
 }
 
-/* All plans worth comparing: each grouping in its best order, each rebuild, resident. */
-#define MAX_CANDIDATES ((1 << (TTM_MAX_CORES - 1)) + TTM_MAX_CORES)
-struct candidates {
-    int n;
-    struct ttm_plan plan[MAX_CANDIDATES];
-    double seconds[MAX_CANDIDATES];
-    struct search search;
-};
+static bool allowed(const struct ttm_workload *w, const struct ttm_shape *s, enum ttm_method method)
+{
+    return !w->methods || w->methods >> method & 1 || (s->d == 1 && method == TTM_RESIDENT);
+}
 
-static void add(struct candidates *c, const struct ttm_plan *choice, const struct ttm_shape *s,
+static void add(struct plan_candidates *c, const struct ttm_plan *choice, const struct ttm_shape *s,
                 size_t rows, const struct ttm_workload *w, const struct ttm_rates *m)
 {
     struct ttm_plan *p = &c->plan[c->n];
@@ -165,30 +162,33 @@ static void add(struct candidates *c, const struct ttm_plan *choice, const struc
     c->seconds[c->n++] = ttm_plan_seconds(p, s, rows, w, m);
 }
 
-static struct candidates *candidates(const struct ttm_shape *s, enum ttm_role role,
-                                     const struct ttm_workload *w, const struct ttm_rates *m)
+struct plan_candidates *plan_candidates(const struct ttm_shape *s, enum ttm_role role,
+                                        const struct ttm_workload *w, const struct ttm_rates *m)
 {
-    struct candidates *c = mem_calloc(1, sizeof *c);
+    struct plan_candidates *c = mem_calloc(1, sizeof *c);
+    struct search *search = mem_calloc(1, sizeof *search);
     size_t rows = w->rows[role];
     int cheapest = 0; /* the split that a resident W is made with */
     for (int k = 1; k < s->d; k++)
         if (!cheapest || s->r[k] < s->r[cheapest]) cheapest = k;
-    add(c, &(struct ttm_plan){.method = TTM_RESIDENT, .split = cheapest}, s, rows, w, m);
-    for (int k = 1; k < s->d; k++)
+    if (allowed(w, s, TTM_RESIDENT))
+        add(c, &(struct ttm_plan){.method = TTM_RESIDENT, .split = cheapest}, s, rows, w, m);
+    for (int k = 1; allowed(w, s, TTM_REBUILD) && k < s->d; k++)
         add(c, &(struct ttm_plan){.method = TTM_REBUILD, .split = k}, s, rows, w, m);
-    for (unsigned cut = 1; cut < 1u << (s->d - 1); cut++) {
+    for (unsigned cut = 1; allowed(w, s, TTM_CONTRACT) && cut < 1u << (s->d - 1); cut++) {
         struct ttm_plan p = {.method = TTM_CONTRACT, .groups = 1};
         for (int k = 1; k < s->d; k++)
             if (cut >> (k - 1) & 1) p.first[p.groups++] = k;
         p.first[p.groups] = s->d;
-        best_order(&p, s, rows, w, m, &c->search);
+        best_order(&p, s, rows, w, m, search);
         add(c, &p, s, rows, w, m);
     }
+    free(search);
     return c;
 }
 
-static int no_fit(const struct ttm_shape *s, const struct ttm_workload *w, const char *what,
-                  struct err *err)
+int plan_no_fit(const struct ttm_shape *s, const struct ttm_workload *w, const char *what,
+                struct err *err)
 {
     char text[TTM_SHAPE_TEXT];
     ttm_shape_format(s, text);
@@ -201,36 +201,11 @@ int ttm_plan_role(struct ttm_plan *out, const struct ttm_shape *s, enum ttm_role
                   const struct ttm_workload *w, const struct ttm_rates *m, const char *what,
                   struct err *err)
 {
-    struct candidates *c = candidates(s, role, w, m);
+    struct plan_candidates *c = plan_candidates(s, role, w, m);
     int best = -1;
     for (int i = 0; i < c->n; i++)
         if (best < 0 || c->seconds[i] < c->seconds[best]) best = i;
     if (best >= 0) *out = c->plan[best];
     free(c);
-    return best >= 0 ? 0 : no_fit(s, w, what, err);
-}
-
-int ttm_plan_layer(struct ttm_plan out[TTM_ROLES], const struct ttm_shape *s,
-                   const struct ttm_workload *w, const struct ttm_rates *m, const char *what,
-                   struct err *err)
-{
-    struct candidates *c[TTM_ROLES];
-    for (int r = 0; r < TTM_ROLES; r++)
-        c[r] = candidates(s, (enum ttm_role)r, w, m);
-    double best = INFINITY;
-    bool found = false;
-    for (int i = 0; i < c[0]->n; i++)
-        for (int j = 0; j < c[1]->n; j++) {
-            struct ttm_plan pair[TTM_ROLES] = {c[0]->plan[i], c[1]->plan[j]};
-            double t = w->share[0] * c[0]->seconds[i] + w->share[1] * c[1]->seconds[j];
-            if (found && t >= best) continue;
-            if (w->budget_bytes && ttm_plan_pair_bytes(pair, w->dtype) > w->budget_bytes) continue;
-            found = true;
-            best = t;
-            out[0] = pair[0];
-            out[1] = pair[1];
-        }
-    for (int r = 0; r < TTM_ROLES; r++)
-        free(c[r]);
-    return found ? 0 : no_fit(s, w, what, err);
+    return best >= 0 ? 0 : plan_no_fit(s, w, what, err);
 }

@@ -1,5 +1,8 @@
-/* This machine's rates, from the kernels that will do the work. Four short measurements, each the best
- * of several repetitions, since what disturbs a measurement only ever makes it slower. */
+/* This machine's rates, from the kernels that will do the work. Short measurements, each the best of
+ * several repetitions, since what disturbs a measurement only ever makes it slower.
+ *
+ * How much cache there is for us is measured too: in a virtual machine the system reports the
+ * processor's whole last level, of which a neighbour or another group of cores has most. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,6 +17,7 @@
 #define MANY 64
 #define TINY_N (16 * PACK_N) /* enough panels that the pool is woken */
 #define BUDGET_NS (8 * CLOCK_NS_PER_MS)
+#define LEAST_CACHE ((size_t)1 << 20) /* of SMALL's size */
 
 struct measured {
     const struct compute *c;
@@ -40,8 +44,23 @@ static void fill(void *p, size_t bytes)
     memset(p, 0x3c, bytes);
 }
 
-int ttm_rates_measure(struct ttm_rates *out, const struct compute *c, size_t cache_bytes,
-                      struct err *err)
+/* The largest part of `large`, a power of two, that is read nearer to cache speed than to memory's. */
+static size_t cache_size(const struct measured *q, const struct packed *large, double cache,
+                         double dram)
+{
+    size_t bytes = LEAST_CACHE;
+    for (size_t n = large->n / 16; n < large->n; n *= 2) {
+        struct packed part = *large;
+        part.n = n;
+        part.bytes = n * part.k * sizeof(float);
+        double rate = (double)part.bytes / seconds(q, &part, 1);
+        if (rate * rate < cache * dram) break; /* the geometric mean: rates differ by factors */
+        bytes = part.bytes;
+    }
+    return bytes;
+}
+
+int ttm_rates_measure(struct ttm_rates *out, const struct compute *c, struct err *err)
 {
     struct packed tiny = {0}, small = {0}, large = {0};
     size_t floats = MANY * SMALL_K + LARGE_K;
@@ -61,10 +80,10 @@ int ttm_rates_measure(struct ttm_rates *out, const struct compute *c, size_t cac
                                   .cache = (double)small.bytes / one,
                                   .dram = (double)large.bytes / seconds(&q, &large, 1),
                                   .overhead_s = overhead,
-                                  .cache_bytes = cache_bytes,
                                   .lanes = PACK_N};
         if (out->flops_many < out->flops_few) out->flops_many = out->flops_few;
         if (out->cache < out->dram) out->cache = out->dram;
+        out->cache_bytes = cache_size(&q, &large, out->cache, out->dram);
     }
     if (tiny.data) packed_release(&tiny);
     if (small.data) packed_release(&small);

@@ -64,10 +64,9 @@ struct ttm_call {
 void ttm_linear_apply_role(const struct ttm_linear *l, enum ttm_role role, const struct compute *c,
                            const struct ttm_call *call);
 
-/* ttm_rates_measure -- this machine's rates for ttm_plan_role(), with the kernels and threads of `c`,
- * in well under 200 ms. Errors  ERR_NOMEM (64 MiB are needed for the memory's rate).
+/* ttm_rates_measure -- this machine's rates for the planner, with the kernels and threads of `c`, in
+ * under 200 ms. Errors  ERR_NOMEM (64 MiB are needed for the memory's rate).
  * Thread  the pool's owner. */
-int ttm_rates_measure(struct ttm_rates *out, const struct compute *c, size_t cache_bytes,
-                      struct err *err);
+int ttm_rates_measure(struct ttm_rates *out, const struct compute *c, struct err *err);
 
 #endif

@@ -238,10 +238,12 @@ START_TEST(a_real_layer)
     struct ttm_rates m;
     struct err e = {0};
     uint64_t t0 = clock_ns();
-    ck_assert_msg(!ttm_rates_measure(&m, &c, 32u << 20, &e), "%s", e.msg);
-    printf("rates: %.1f / %.1f GFLOP/s, %.1f / %.1f GB/s, %.1f us a product; measured in %.0f ms\n",
-           m.flops_few * 1e-9, m.flops_many * 1e-9, m.dram * 1e-9, m.cache * 1e-9,
-           m.overhead_s * 1e6, (double)(clock_ns() - t0) * 1e-6);
+    ck_assert_msg(!ttm_rates_measure(&m, &c, &e), "%s", e.msg);
+    printf(
+        "rates: %.1f / %.1f GFLOP/s, %.1f / %.1f GB/s (cache %zu), %.1f us a product; in %.0f ms\n",
+        m.flops_few * 1e-9, m.flops_many * 1e-9, m.dram * 1e-9, m.cache * 1e-9, m.cache_bytes,
+        m.overhead_s * 1e6, (double)(clock_ns() - t0) * 1e-6);
+    ck_assert(m.cache_bytes >= 1u << 20 && m.cache_bytes <= 64u << 20);
     ck_assert(m.flops_few > 0 && m.flops_many >= m.flops_few && m.cache >= m.dram && m.dram > 0);
     struct ttm_workload work = {.rows = {1, 256},
                                 .share = {64, 1},

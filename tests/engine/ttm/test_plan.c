@@ -245,6 +245,103 @@ START_TEST(pairs_share_the_budget)
 }
 END_TEST
 
+/* All pairs of plans of two layers, each from its own list: what a budget can buy at best. */
+static double best_of_two(const struct ttm_shape *s, const struct ttm_workload *w, size_t budget)
+{
+    double best = INFINITY;
+    struct ttm_plan pair[2][TTM_ROLES];
+    for (size_t a = 0; a <= budget; a += budget / 64) {
+        double t = 0;
+        for (int l = 0; l < 2; l++) {
+            struct ttm_workload v = w[l];
+            v.budget_bytes = l ? budget - a : a;
+            if (v.budget_bytes == 0 || ttm_plan_layer(pair[l], &s[l], &v, &machine, "x", NULL))
+                t = INFINITY;
+            for (int r = 0; t < INFINITY && r < TTM_ROLES; r++)
+                t += v.share[r] * ttm_plan_seconds(&pair[l][r], &s[l], v.rows[r], &v, &machine);
+        }
+        best = fmin(best, t);
+    }
+    return best;
+}
+
+START_TEST(a_budget_for_all_layers)
+{
+    struct ttm_shape s[2] = {paper_shape(768, 3072, 64, true), paper_shape(3072, 768, 64, true)};
+    struct ttm_workload w[2];
+    const char *names[] = {"h.0.mlp.c_fc", "h.0.mlp.c_proj"};
+    for (int l = 0; l < 2; l++)
+        w[l] = (struct ttm_workload){
+            .rows = {16, 256}, .share = {16, 1}, .dtype = DTYPE_F32, .layers = 24};
+    struct ttm_plan p[2][TTM_ROLES], alone[TTM_ROLES];
+    ck_assert_int_eq(ttm_plan_model(p, s, 2, w, 0, &machine, names, NULL), 0);
+    for (int l = 0; l < 2; l++) { /* without a limit each layer has what is best for it */
+        ck_assert_int_eq(ttm_plan_layer(alone, &s[l], &w[l], &machine, names[l], NULL), 0);
+        for (int r = 0; r < TTM_ROLES; r++)
+            ck_assert(ttm_plan_same(&p[l][r], &alone[r]));
+    }
+    double last = 0;
+    struct err e = {0};
+    for (size_t budget = 24u << 20; !e.code; budget -= budget / 8) {
+        if (ttm_plan_model(p, s, 2, w, budget, &machine, names, &e)) break;
+        double t = 0;
+        size_t bytes = 0;
+        for (int l = 0; l < 2; l++) {
+            bytes += ttm_plan_pair_bytes(p[l], DTYPE_F32);
+            for (int r = 0; r < TTM_ROLES; r++)
+                t += w[l].share[r] *
+                     ttm_plan_seconds(&p[l][r], &s[l], w[l].rows[r], &w[l], &machine);
+        }
+        ck_assert_uint_le(bytes, budget);
+        ck_assert_msg(t <= 1.25 * best_of_two(s, w, budget), "%zu: %g against %g", budget, t,
+                      best_of_two(s, w, budget));
+        ck_assert_msg(t >= last * 0.999, "less memory made it faster");
+        last = t;
+    }
+    ck_assert(last > 0);
+    ck_assert_int_eq(e.code, ERR_INVALID);
+    ck_assert_ptr_nonnull(strstr(e.msg, "2 TTM layers fit in no less than "));
+}
+END_TEST
+
+START_TEST(methods_may_be_named)
+{
+    struct ttm_shape s = paper_shape(768, 3072, 64, true);
+    struct ttm_workload w = {.rows = {32, 512}, .share = {1, 1}, .dtype = DTYPE_F32, .layers = 24};
+    struct ttm_plan p[TTM_ROLES];
+    for (int method = 0; method < TTM_METHODS; method++) {
+        w.methods = 1u << method;
+        ck_assert_int_eq(ttm_plan_layer(p, &s, &w, &machine, "x", NULL), 0);
+        for (int r = 0; r < TTM_ROLES; r++)
+            ck_assert_int_eq(p[r].method, method);
+    }
+    struct ttm_shape one = {.d = 1, .m = {8}, .n = {8}, .r = {1, 1}, .in = 8, .out = 8};
+    w.methods = 1u << TTM_CONTRACT;
+    ck_assert_int_eq(ttm_plan_layer(p, &one, &w, &machine, "x", NULL), 0);
+    ck_assert_int_eq(p[0].method, TTM_RESIDENT);
+}
+END_TEST
+
+/* Compressed layers stay compressed, unless the cores are no smaller than the matrix. */
+START_TEST(below_dense)
+{
+    struct ttm_shape s = paper_shape(768, 3072, 64, true);
+    struct ttm_workload w = {
+        .rows = {32, 512}, .share = {1, 1}, .dtype = DTYPE_F32, .layers = 24, .below_dense = true};
+    struct ttm_plan p[TTM_ROLES];
+    ck_assert_int_eq(ttm_plan_layer(p, &s, &w, &machine, "x", NULL), 0);
+    ck_assert_uint_lt(ttm_plan_pair_bytes(p, DTYPE_F32), 768 * 3072 * 4);
+    ck_assert_int_ne(p[0].method, TTM_RESIDENT);
+    ck_assert_int_ne(p[1].method, TTM_RESIDENT);
+    struct ttm_shape full;
+    ck_assert_int_eq(ttm_shape_parse(&full, "(8,8)(8,8)", "x", NULL), 0);
+    full.r[1] = 64;
+    ck_assert_int_eq(ttm_plan_layer(p, &full, &w, &machine, "x", NULL), 0);
+    ck_assert_int_eq(p[0].method, TTM_RESIDENT);
+    ck_assert_int_eq(p[1].method, TTM_RESIDENT);
+}
+END_TEST
+
 /* What the page on costs promises: contract for few rows, rebuild for many when W may not stay. */
 START_TEST(roles_differ)
 {
@@ -321,6 +418,9 @@ static Suite *suite(void)
     tcase_add_test(c, two_cores_are_cheaper);
     tcase_add_loop_test(c, planner_is_brute_force, 0, 4);
     tcase_add_test(c, pairs_share_the_budget);
+    tcase_add_test(c, a_budget_for_all_layers);
+    tcase_add_test(c, methods_may_be_named);
+    tcase_add_test(c, below_dense);
     tcase_add_test(c, roles_differ);
     tcase_add_test(c, text);
     tcase_add_test(c, impossible_plans);
