@@ -43,6 +43,7 @@ int harness_main(Suite *(*make)(void))
 {
     owner = getpid();
     atexit(remove_dirs);
+    setenv("XDG_CACHE_HOME", temp_dir(), 1); /* what programs keep must not outlive the tests */
     SRunner *sr = srunner_create(make());
     srunner_run_all(sr, CK_NORMAL);
     int failed = srunner_ntests_failed(sr);
