@@ -21,19 +21,12 @@ struct entry {
 
 struct binder {
     struct gpt2 *m;
+    const struct st_set *st;
     struct entry *entries; /* (n) by key; owned */
     size_t n;
     struct weight_fills *fills;
     struct err *err;
 };
-
-static bool skip_prefix(const char **s, const char *prefix)
-{
-    size_t n = strlen(prefix);
-    if (strncmp(*s, prefix, n) != 0) return false;
-    *s += n;
-    return true;
-}
 
 static int by_key(const void *a, const void *b)
 {
@@ -47,9 +40,7 @@ static int index_keys(struct binder *b, const struct st_set *st)
     for (size_t i = 0; i < b->n; i++) {
         struct entry *e = &b->entries[i];
         e->tensor = st_at(st, i);
-        e->key = e->tensor->name;
-        while (skip_prefix(&e->key, "module.") || skip_prefix(&e->key, "transformer."))
-            ;
+        e->key = ttm_tensors_key(e->tensor->name);
     }
     qsort(b->entries, b->n, sizeof *b->entries, by_key);
     for (size_t i = 1; i < b->n; i++) {
@@ -61,24 +52,10 @@ static int index_keys(struct binder *b, const struct st_set *st)
     return 0;
 }
 
-/* The first entry whose key is not less than `key`; NULL beyond the last. */
-static struct entry *lower_bound(const struct binder *b, const char *key)
-{
-    size_t lo = 0, hi = b->n;
-    while (lo < hi) {
-        size_t mid = (lo + hi) / 2;
-        if (strcmp(b->entries[mid].key, key) < 0)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    return lo < b->n ? &b->entries[lo] : NULL;
-}
-
 static struct entry *find(const struct binder *b, const char *key)
 {
-    struct entry *e = lower_bound(b, key);
-    return e && strcmp(e->key, key) == 0 ? e : NULL;
+    const struct entry wanted = {.key = key};
+    return bsearch(&wanted, b->entries, b->n, sizeof *b->entries, by_key);
 }
 
 static void shape_text(char *out, size_t size, const size_t *shape, int n)
@@ -150,34 +127,59 @@ static int pack_tensor(struct binder *b, const struct st_tensor *t, struct packe
     return 0;
 }
 
+static void push_ttm(struct binder *b, struct linear *l, const char *name,
+                     const struct ttm_tensors *t)
+{
+    struct weight_fills *f = b->fills;
+    if (f->n_ttm == f->cap_ttm) {
+        f->cap_ttm = f->cap_ttm ? 2 * f->cap_ttm : 64;
+        f->ttm = mem_realloc(f->ttm, f->cap_ttm * sizeof *f->ttm);
+    }
+    struct weight_ttm *w = &f->ttm[f->n_ttm++];
+    *w = (struct weight_ttm){.linear = l, .tensors = *t};
+    snprintf(w->name, sizeof w->name, "%s", name);
+    for (int k = 0; k < t->shape.d; k++) {
+        find(b, ttm_tensors_key(t->core[k]->name))->used = true;
+        b->m->n_params += t->core[k]->elements;
+    }
+}
+
 /* Where a layer's weight comes from is decided here and nowhere else. */
 static int bind_source(struct binder *b, const char *prefix, struct linear *l)
 {
     char key[128];
+    struct ttm_tensors cores;
     const struct st_tensor *t;
-    snprintf(key, sizeof key, "%s.ttm.", prefix);
-    const struct entry *ttm = lower_bound(b, key);
-    if (ttm && strncmp(ttm->key, key, strlen(key)) == 0)
-        return err_set(b->err, ERR_UNSUPPORTED,
-                       "%s: tensor %s: Tensor-Train layers are not supported, expected %s.weight",
-                       ttm->tensor->file, ttm->tensor->name, prefix);
+    int rc = ttm_tensors_find(&cores, b->st, prefix, l->in, l->out, b->err);
+    if (rc < 0) return rc;
     snprintf(key, sizeof key, "%s.weight", prefix);
-    int rc = take(b, key, l->in, l->out, &t);
+    if (rc > 0) {
+        const struct entry *dense = find(b, key);
+        if (dense)
+            return err_set(b->err, ERR_INVALID, "%s: tensors %s and %s are both weights of %s",
+                           dense->tensor->file, dense->tensor->name, cores.core[0]->name, prefix);
+        l->kind = LINEAR_TTM;
+        push_ttm(b, l, prefix, &cores);
+        return 0;
+    }
+    rc = take(b, key, l->in, l->out, &t);
     if (rc) return rc;
     l->kind = LINEAR_DENSE;
     return pack_tensor(b, t, &l->dense, 0);
 }
 
+/* The paper's models have TTM layers without biases. */
 static int bind_linear(struct binder *b, const char *layer, const char *name, size_t in, size_t out,
                        struct linear *l)
 {
-    char prefix[64];
+    char prefix[48], bias[64];
     snprintf(prefix, sizeof prefix, "%s%s", layer, name);
+    snprintf(bias, sizeof bias, "%s.bias", prefix);
     l->in = in;
     l->out = out;
     int rc = bind_source(b, prefix, l);
-    if (!rc) rc = bind_vector(b, prefix, ".bias", out, &l->bias);
-    return rc;
+    if (rc || (l->kind == LINEAR_TTM && !find(b, bias))) return rc;
+    return bind_vector(b, prefix, ".bias", out, &l->bias);
 }
 
 static int bind_layer(struct binder *b, int i, struct gpt2_layer *l)
@@ -254,9 +256,9 @@ static int bind_ends(struct binder *b)
 /* h.{i}.attn.bias and h.{i}.attn.masked_bias: the causal mask, saved as if it were a weight. */
 static bool is_buffer(const char *key)
 {
-    if (!skip_prefix(&key, "h.")) return false;
-    size_t digits = strspn(key, "0123456789");
-    key += digits;
+    if (strncmp(key, "h.", 2) != 0) return false;
+    size_t digits = strspn(key + 2, "0123456789");
+    key += 2 + digits;
     return digits && (strcmp(key, ".attn.bias") == 0 || strcmp(key, ".attn.masked_bias") == 0);
 }
 
@@ -275,7 +277,7 @@ static int check_unused(const struct binder *b)
 int weights_bind(struct gpt2 *m, const struct st_set *st, struct weight_fills *fills,
                  struct err *err)
 {
-    struct binder b = {.m = m, .fills = fills, .err = err};
+    struct binder b = {.m = m, .st = st, .fills = fills, .err = err};
     int rc = index_keys(&b, st);
     if (!rc) rc = bind_ends(&b);
     if (!rc) rc = bind_layers(&b);

@@ -9,22 +9,23 @@ void linear_apply(const struct linear *l, const struct compute *c, struct linear
                   const float *x, size_t ldx, float *y, size_t ldy, enum act act,
                   const float *residual, float *scratch)
 {
-    (void)scratch;
-    BUG_ON(l->kind != LINEAR_DENSE);
     struct epilogue e = {.bias = l->bias, .act = act, .residual = residual, .ldr = ldy};
-    matmul(c, x, ldx, rows.n_decode + rows.n_prefill, &l->dense, y, ldy, &e);
+    if (l->kind == LINEAR_TTM)
+        ttm_linear_apply(l->ttm, c, rows.n_decode, rows.n_prefill, x, ldx, y, ldy, &e, scratch);
+    else
+        matmul(c, x, ldx, rows.n_decode + rows.n_prefill, &l->dense, y, ldy, &e);
 }
 
 size_t linear_scratch_floats(const struct linear *l, struct linear_rows max_rows)
 {
-    (void)max_rows;
-    BUG_ON(l->kind != LINEAR_DENSE);
-    return 0;
+    if (l->kind == LINEAR_DENSE) return 0;
+    return ttm_linear_scratch_floats(l->ttm, max_rows.n_decode, max_rows.n_prefill);
 }
 
 void linear_release(struct linear *l)
 {
     packed_release(&l->dense);
+    ttm_linear_free(l->ttm);
     free(l->bias);
     *l = (struct linear){0};
 }

@@ -4,12 +4,11 @@
 #include <stddef.h>
 
 #include "engine/kernels/matmul.h"
+#include "engine/ttm/ttm_linear.h"
 
 /* A fully connected layer y = act(x W + b) + residual. How W is held is the layer's own business:
- * packed dense today; a planned TTM is another kind behind the same call. */
+ * packed dense, or a planned TTM behind the same call. */
 enum linear_kind { LINEAR_DENSE, LINEAR_TTM };
-
-struct ttm_linear; /* engine/ttm: cores, plans, merged groups */
 
 struct linear {
     enum linear_kind kind;
@@ -19,10 +18,8 @@ struct linear {
     struct ttm_linear *ttm; /* kind TTM, owned */
 };
 
-/* Rows of a step come in two roles; a plan may depend on the role, never on the neighbours. */
-enum role { ROLE_DECODE, ROLE_PREFILL };
-
-/* The rows of one call: the first n_decode are ROLE_DECODE, the rest ROLE_PREFILL. */
+/* The rows of one call: the first n_decode have the role TTM_DECODE, the rest TTM_PREFILL. A plan may
+ * depend on the role, never on the neighbours. */
 struct linear_rows {
     size_t n_decode, n_prefill;
 };

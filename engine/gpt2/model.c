@@ -37,22 +37,25 @@ static void layer_release(struct gpt2_layer *l)
     linear_release(&l->mlp_proj);
 }
 
-int gpt2_open(struct gpt2 **out, const char *dir, const struct compute *c, gpt2_progress *progress,
-              void *arg, struct err *err)
+int gpt2_open_with(struct gpt2 **out, const char *dir, const struct compute *c,
+                   const struct gpt2_options *o, struct err *err)
 {
+    const struct gpt2_options defaults = {0};
+    if (!o) o = &defaults;
     struct gpt2 *m = mem_calloc(1, sizeof *m);
     struct st_set *st = NULL;
     struct weight_fills fills = {0};
     int rc = gpt2_config_load(&m->cfg, dir, err);
     if (!rc) rc = st_open(&st, dir, err);
     if (!rc) rc = weights_bind(m, st, &fills, err);
-    if (!rc) rc = weights_fill(&fills, c, progress, arg, err);
+    if (!rc) rc = weights_fill(&fills, c, o, err);
+    if (!rc) rc = weights_make_ttm(m, &fills, c, o, err);
     if (!rc) {
         m->file_dtype = largest_dtype(st);
         for (int i = 0; i < m->cfg.n_layer; i++)
             m->layers[i].attn_scale = attn_scale(&m->cfg, i);
     }
-    free(fills.list);
+    weight_fills_release(&fills);
     st_close(st);
     if (rc)
         gpt2_close(m);
@@ -61,12 +64,20 @@ int gpt2_open(struct gpt2 **out, const char *dir, const struct compute *c, gpt2_
     return rc;
 }
 
+int gpt2_open(struct gpt2 **out, const char *dir, const struct compute *c, gpt2_progress *progress,
+              void *arg, struct err *err)
+{
+    const struct gpt2_options o = {.progress = progress, .progress_arg = arg};
+    return gpt2_open_with(out, dir, c, &o, err);
+}
+
 void gpt2_close(struct gpt2 *m)
 {
     if (!m) return;
     for (int i = 0; m->layers && i < m->cfg.n_layer; i++)
         layer_release(&m->layers[i]);
     free(m->layers);
+    free(m->ttm);
     mem_unmap(m->wpe, (size_t)m->cfg.n_positions * (size_t)m->cfg.n_embd * sizeof *m->wpe);
     free(m->ln_f_weight);
     free(m->ln_f_bias);

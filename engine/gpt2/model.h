@@ -17,6 +17,14 @@ struct gpt2_layer {
     float attn_scale; /* 1/sqrt(D) and/or 1/(layer+1), as the config asks */
 };
 
+/* A TTM layer, for reports. */
+struct gpt2_ttm {
+    char name[48];               /* "h.3.mlp.c_fc" */
+    const struct linear *linear; /* its shape after rounding, its plans: ttm_linear_shape(), .. */
+    struct ttm_shape stored;     /* as the file has it */
+    double seconds[TTM_ROLES];   /* predicted for one call of the rows planned for */
+};
+
 struct gpt2 {
     struct gpt2_config cfg;
     struct gpt2_layer *layers;      /* (n_layer) owned */
@@ -26,23 +34,44 @@ struct gpt2 {
     bool tied;
     struct packed wte;     /* (C, V) packed token embedding when untied, else empty */
     enum dtype file_dtype; /* of the largest tensor in the file, for /v1/models */
-    size_t n_params;       /* stored parameters, a tied head counted once */
-    size_t weight_bytes;   /* resident bytes of all weights */
+    struct gpt2_ttm *ttm;  /* (n_ttm) owned */
+    int n_ttm;
+    int ttm_rows[TTM_ROLES]; /* the rows of a call that they are planned for */
+    size_t n_params;         /* stored parameters, a tied head counted once */
+    size_t n_params_rounded; /* the same after exact rounding of TTM ranks */
+    size_t n_params_dense;   /* of the model that has dense layers instead */
+    size_t weight_bytes;     /* resident bytes of all weights */
 };
 
 /* Progress of loading: fraction 0..1; may be called from the calling thread only. */
 typedef void gpt2_progress(void *arg, double fraction);
 
+/* How to load. Zero everything for the defaults. */
+struct gpt2_options {
+    unsigned ttm_methods; /* 1u << enum ttm_method each; 0 = automatic: the fastest within memory */
+    size_t
+        memory_budget_bytes; /* for all weights; 0 = TTM layers keep less than dense ones would */
+    int decode_rows, prefill_rows; /* of a typical step, for planning; 0 = 8, 256 */
+    const struct ttm_rates *rates; /* borrowed; NULL = from rates_file, or measured */
+    const char *rates_file;  /* borrowed; "auto" = in the user's cache; NULL = measured anew */
+    const struct cpu *cpu;   /* what rates_file belongs to; borrowed; NULL = any machine */
+    gpt2_progress *progress; /* may be NULL */
+    void *progress_arg;
+};
+
 /* gpt2_open -- load a Hugging Face GPT-2 directory.
  *
- *   c         used for packing in parallel
- *   progress  may be NULL
+ *   c  used for packing in parallel; gpt2_forward() may use no more threads than it has
+ *   o  borrowed during the call; NULL = the defaults
  *
+ * Any linear layer may be a TTM: cores in place of its weight (ttm_tensors.h), a bias or none.
  * Tensor names are taken with or without `module.` and `transformer.`; `attn.bias` and
  * `attn.masked_bias` buffers are skipped; lm_head.weight absent or equal to wte = tied. Any other
  * unknown tensor, a missing one, or a wrong shape or dtype is refused by name.
  * Errors  ERR_IO, ERR_MISSING, ERR_INVALID, ERR_UNSUPPORTED, ERR_NOMEM; nothing stays allocated.
  */
+int gpt2_open_with(struct gpt2 **out, const char *dir, const struct compute *c,
+                   const struct gpt2_options *o, struct err *err);
 int gpt2_open(struct gpt2 **out, const char *dir, const struct compute *c, gpt2_progress *progress,
               void *arg, struct err *err);
 void gpt2_close(struct gpt2 *m); /* m may be NULL */
@@ -62,8 +91,8 @@ struct gpt2_seq {
 typedef void gpt2_tap(void *arg, int layer, const char *what, const float *data, size_t rows,
                       size_t cols);
 
-/* A step: the first n_decode sequences hold one generated token each (ROLE_DECODE), the others
- * pieces of prompts (ROLE_PREFILL). */
+/* A step: the first n_decode sequences hold one generated token each (TTM_DECODE), the others
+ * pieces of prompts (TTM_PREFILL). */
 struct gpt2_step {
     const struct gpt2_seq *seqs;
     int n_seqs;

@@ -6,6 +6,7 @@
 
 #include <math.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 
 #define PIECE_BYTES (1u << 20) /* of a matrix packed by one thread in one go: stays in L2 */
 
@@ -91,8 +92,15 @@ static int refuse(const struct st_tensor *t, struct err *err)
                    t->name);
 }
 
-int weights_fill(const struct weight_fills *fills, const struct compute *c, gpt2_progress *progress,
-                 void *arg, struct err *err)
+void weight_fills_release(struct weight_fills *f)
+{
+    free(f->list);
+    free(f->ttm);
+    *f = (struct weight_fills){0};
+}
+
+int weights_fill(const struct weight_fills *fills, const struct compute *c,
+                 const struct gpt2_options *o, struct err *err)
 {
     double total = 0, done = 0;
     for (size_t i = 0; i < fills->n; i++)
@@ -102,7 +110,7 @@ int weights_fill(const struct weight_fills *fills, const struct compute *c, gpt2
         if (!(f->vector ? fill_vector(f) : fill_matrix(f, c))) return refuse(f->tensor, err);
         st_drop(f->tensor);
         done += (double)f->tensor->bytes;
-        if (progress) progress(arg, done / total);
+        if (o->progress) o->progress(o->progress_arg, done / total);
     }
     return 0;
 }

@@ -3,6 +3,7 @@
 
 #include "engine/gpt2/model.h"
 #include "engine/gpt2/safetensors.h"
+#include "engine/gpt2/ttm_tensors.h"
 
 /* From a checkpoint's tensors to a model's weights, in two passes: weights_bind() finds, checks and
  * allocates everything, weights_fill() copies. A file that cannot be served is thereby refused before
@@ -16,10 +17,20 @@ struct weight_fill {
     int transposed;                 /* the tensor is (N, K) */
 };
 
+/* One TTM layer to make. */
+struct weight_ttm {
+    char name[48];         /* "h.3.mlp.c_fc" */
+    struct linear *linear; /* borrowed */
+    struct ttm_tensors tensors;
+};
+
 struct weight_fills {
     struct weight_fill *list; /* (n) owned */
     size_t n, cap;
+    struct weight_ttm *ttm; /* (n_ttm) owned */
+    size_t n_ttm, cap_ttm;
 };
+void weight_fills_release(struct weight_fills *f);
 
 /* weights_bind -- allocate the weights of m (m->cfg is set, the rest zero) and list the copies.
  *
@@ -32,7 +43,13 @@ int weights_bind(struct gpt2 *m, const struct st_set *st, struct weight_fills *f
 
 /* weights_fill -- make the copies, split over the pool, tensor by tensor.
  * Errors  ERR_INVALID naming a tensor with a NaN or an infinity, and where it is. */
-int weights_fill(const struct weight_fills *fills, const struct compute *c, gpt2_progress *progress,
-                 void *arg, struct err *err);
+int weights_fill(const struct weight_fills *fills, const struct compute *c,
+                 const struct gpt2_options *o, struct err *err);
+
+/* weights_make_ttm -- plan the TTM layers as the options ask, round their cores exactly, merge and
+ * pack; m->ttm describes them afterwards. Between weights_bind() and st_close().
+ * Errors  ERR_INVALID: no plan within the budget, NaN in a core; ERR_NOMEM. */
+int weights_make_ttm(struct gpt2 *m, const struct weight_fills *fills, const struct compute *c,
+                     const struct gpt2_options *o, struct err *err);
 
 #endif

@@ -19,6 +19,12 @@ static float *floats(size_t n)
 void gpt2_run_open(struct gpt2_run *r, const char *dir, int threads, const char *kernels,
                    enum dtype kv, int n_seqs, int max_tokens)
 {
+    gpt2_run_open_with(r, dir, NULL, threads, kernels, kv, n_seqs, max_tokens);
+}
+
+void gpt2_run_open_with(struct gpt2_run *r, const char *dir, const struct gpt2_options *o,
+                        int threads, const char *kernels, enum dtype kv, int n_seqs, int max_tokens)
+{
     struct err err = {0};
     struct cpu cpu;
     cpu_detect(&cpu);
@@ -26,7 +32,7 @@ void gpt2_run_open(struct gpt2_run *r, const char *dir, int threads, const char 
     r->c.k = kernels_choose(&cpu, kernels);
     if (!r->c.k) ck_abort_msg("no kernels \"%s\" here", kernels);
     if (pool_new(&r->c.pool, threads, &err)) ck_abort_msg("%s", err.msg);
-    if (gpt2_open(&r->m, dir, &r->c, NULL, NULL, &err)) ck_abort_msg("%s", err.msg);
+    if (gpt2_open_with(&r->m, dir, &r->c, o, &err)) ck_abort_msg("%s", err.msg);
     const struct gpt2_config *g = &r->m->cfg;
     r->seq_blocks = (g->n_positions + KV_BLOCK - 1) / KV_BLOCK;
     int all = r->seq_blocks * n_seqs;

@@ -22,6 +22,9 @@ struct gpt2_run {
 /* gpt2_run_open -- a failure ends the test. kernels NULL = the fastest. */
 void gpt2_run_open(struct gpt2_run *r, const char *dir, int threads, const char *kernels,
                    enum dtype kv, int n_seqs, int max_tokens);
+void gpt2_run_open_with(struct gpt2_run *r, const char *dir, const struct gpt2_options *o,
+                        int threads, const char *kernels, enum dtype kv, int n_seqs,
+                        int max_tokens);
 void gpt2_run_close(struct gpt2_run *r);
 
 /* One sequence's part of a step. */

@@ -3,6 +3,7 @@
  * Biases and LayerNorm weights are random too: a zero bias hides a bias that is never added. */
 #include "tests/support/make_model.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,11 +12,12 @@
 #include "engine/base/mem.h"
 #include "engine/base/rng.h"
 #include "engine/gpt2/safetensors.h"
+#include "engine/ttm/shape.h"
 #include "tests/support/harness.h"
 
 struct plan {
     char name[96];
-    size_t shape[2];
+    size_t shape[4];
     int n_dims;
     double mean, std;
 };
@@ -26,6 +28,14 @@ struct plans {
     size_t n;
 };
 
+static size_t elements(const struct plan *t)
+{
+    size_t n = 1;
+    for (int i = 0; i < t->n_dims; i++)
+        n *= t->shape[i];
+    return n;
+}
+
 static void add(struct plans *p, const char *prefix, const char *name, int d0, int d1, double mean)
 {
     p->list = mem_realloc(p->list, (p->n + 1) * sizeof *p->list);
@@ -35,6 +45,41 @@ static void add(struct plans *p, const char *prefix, const char *name, int d0, i
     snprintf(t->name, sizeof t->name, "%s%s", prefix, name);
 }
 
+/* Cores whose product has entries of about the model's standard deviation. */
+static void add_cores(struct plans *p, const char *layer, const char *text)
+{
+    struct ttm_shape s;
+    struct err err = {0};
+    if (ttm_shape_parse(&s, text, layer, &err)) ck_abort_msg("%s", err.msg);
+    for (int k = 1; k < s.d; k++)
+        s.r[k] = p->o.ttm_rank;
+    for (int k = 0; k < s.d; k++) {
+        char name[32];
+        snprintf(name, sizeof name, "%s%d", p->o.ttm_cores, k);
+        add(p, layer, name, s.r[k], s.m[k], 0);
+        struct plan *t = &p->list[p->n - 1];
+        t->n_dims = 4;
+        t->shape[2] = (size_t)s.n[k];
+        t->shape[3] = (size_t)s.r[k + 1];
+        t->std = (k + 1 < s.d ? 1 : p->o.std) / sqrt(s.r[k]);
+    }
+}
+
+static void add_linear(struct plans *p, const char *layer, int which, const char *name, int in,
+                       int out)
+{
+    char full[96], weight[32], bias[32];
+    const char *text = p->o.ttm[which];
+    snprintf(full, sizeof full, "%s%s", layer, name);
+    snprintf(weight, sizeof weight, "%s.weight", name);
+    snprintf(bias, sizeof bias, "%s.bias", name);
+    if (text)
+        add_cores(p, full, text);
+    else
+        add(p, layer, weight, in, out, 0);
+    if (!text || !p->o.ttm_no_bias) add(p, layer, bias, out, 0, 0);
+}
+
 static void add_layer(struct plans *p, int i)
 {
     char h[64];
@@ -42,16 +87,12 @@ static void add_layer(struct plans *p, int i)
     snprintf(h, sizeof h, "%sh.%d.", p->o.prefix, i);
     add(p, h, "ln_1.weight", c, 0, 1);
     add(p, h, "ln_1.bias", c, 0, 0);
-    add(p, h, "attn.c_attn.weight", c, 3 * c, 0);
-    add(p, h, "attn.c_attn.bias", 3 * c, 0, 0);
-    add(p, h, "attn.c_proj.weight", c, c, 0);
-    add(p, h, "attn.c_proj.bias", c, 0, 0);
+    add_linear(p, h, 0, "attn.c_attn", c, 3 * c);
+    add_linear(p, h, 1, "attn.c_proj", c, c);
     add(p, h, "ln_2.weight", c, 0, 1);
     add(p, h, "ln_2.bias", c, 0, 0);
-    add(p, h, "mlp.c_fc.weight", c, inner, 0);
-    add(p, h, "mlp.c_fc.bias", inner, 0, 0);
-    add(p, h, "mlp.c_proj.weight", inner, c, 0);
-    add(p, h, "mlp.c_proj.bias", c, 0, 0);
+    add_linear(p, h, 2, "mlp.c_fc", c, inner);
+    add_linear(p, h, 3, "mlp.c_proj", inner, c);
 }
 
 static void make_plans(struct plans *p)
@@ -81,7 +122,7 @@ static void write_tensors(const struct plans *p, const char *path, size_t begin,
     check(st_writer_begin(w, &err), &err);
     for (size_t i = begin; i < end; i++) {
         const struct plan *t = &p->list[i];
-        size_t n = t->shape[0] * (t->n_dims == 2 ? t->shape[1] : 1);
+        size_t n = elements(t);
         float *x = mem_alloc(n * sizeof *x);
         rng_normal_fill(x, n, t->std, p->o.seed, i);
         for (size_t j = 0; j < n; j++)
@@ -144,6 +185,8 @@ void make_model(const char *dir, const struct make_model *options)
     if (!o->activation) o->activation = "gelu_new";
     if (!o->prefix) o->prefix = "transformer.";
     if (o->std == 0) o->std = 0.2;
+    if (!o->ttm_rank) o->ttm_rank = 3;
+    if (!o->ttm_cores) o->ttm_cores = ".ttm.cores.";
     make_plans(&p);
     write_config(o, dir);
     if (o->shards)

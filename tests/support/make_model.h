@@ -24,6 +24,12 @@ struct make_model {
     int shards;             /* 0 = model.safetensors, n = shards and their index */
     double std;             /* of the weights, 0.2: large enough that greedy text varies */
     uint64_t seed;
+    /* TTM layers: shapes as text for attn.c_attn, attn.c_proj, mlp.c_fc, mlp.c_proj; NULL = dense.
+     * Factors may exceed the layer (padding). */
+    const char *ttm[4];
+    int ttm_rank;          /* 3, of all bonds */
+    const char *ttm_cores; /* what stands between layer and number: ".ttm.cores." */
+    bool ttm_no_bias;      /* these layers have none */
 };
 
 /* make_model -- write config.json and the safetensors file(s) into `dir`; a failure ends the test. */

@@ -10,6 +10,7 @@
 
 #include "engine/base/mem.h"
 #include "engine/gpt2/safetensors.h"
+#include "engine/gpt2/ttm_tensors.h"
 #include "tests/support/harness.h"
 
 struct naive_linear {
@@ -53,6 +54,25 @@ static float *layer_get(const struct st_set *st, int layer, const char *name)
     return get(st, full);
 }
 
+/* W of a TTM layer, entry by entry as it is defined. */
+static float *get_cores(const struct st_set *st, int layer, const char *name, int in, int out)
+{
+    struct ttm_tensors t;
+    struct ttm w;
+    struct err err = {0};
+    char full[96];
+    snprintf(full, sizeof full, "h.%d.%s", layer, name);
+    if (ttm_tensors_find(&t, st, full, (size_t)in, (size_t)out, &err) != 1 ||
+        ttm_tensors_load(&w, &t, full, &err))
+        ck_abort_msg("%s: %s", full, err.msg);
+    float *dense = mem_alloc((size_t)in * (size_t)out * sizeof *dense);
+    for (size_t i = 0; i < (size_t)in; i++)
+        for (size_t j = 0; j < (size_t)out; j++)
+            dense[i * (size_t)out + j] = (float)ttm_entry(&w, i, j);
+    ttm_release(&w);
+    return dense;
+}
+
 static void get_linear(struct naive_linear *l, const struct st_set *st, int layer, const char *name,
                        int in, int out)
 {
@@ -61,8 +81,10 @@ static void get_linear(struct naive_linear *l, const struct st_set *st, int laye
     l->out = out;
     snprintf(full, sizeof full, "%s.weight", name);
     l->w = layer_get(st, layer, full);
+    if (!l->w) l->w = get_cores(st, layer, name, in, out);
     snprintf(full, sizeof full, "%s.bias", name);
     l->b = layer_get(st, layer, full);
+    if (!l->b) l->b = mem_calloc((size_t)out, sizeof *l->b);
 }
 
 static void get_layer(struct naive_layer *l, const struct st_set *st, int i, int c, int inner)

@@ -48,6 +48,10 @@ static const struct make_model models[] = {
     {.seed = 10, .prefix = "module.transformer.", .activation = "gelu_pytorch_tanh"},
     {.seed = 11, .prefix = "transformer.module.", .untied = true, .dtype = DTYPE_BF16},
     {.seed = 12, .channels = 1, .heads = 1, .layers = 1, .positions = 40, .std = 0.5},
+    {.seed = 13, .ttm = {NULL, NULL, "(4,8)(8,16)", "(16,8)(8,4)"}, .ttm_rank = 12},
+    {.seed = 14, .ttm = {"(2,6)(4,4)(4,4)", "(32,32)", "(3,5)(11,26)", "(5,3)(26,11)"}},
+    {.seed = 15, .dtype = DTYPE_BF16, .ttm = {NULL, NULL, "(2,2)(2,4)(2,1)(4,16)"}, .ttm_rank = 2},
+    {.seed = 16, .dtype = DTYPE_F16, .ttm = {[3] = "(128,1)(1,32)"}, .ttm_no_bias = true},
 };
 #define N_MODELS ((int)(sizeof models / sizeof *models))
 

@@ -359,10 +359,9 @@ static const struct {
     {"transformer.", "tensor transformer. is not part", ERR_INVALID},
     {"h.0.ln_1.weight", "are the same weight h.0.ln_1.weight", ERR_INVALID},
     {"transformer.h.0.crossattention.c_attn.weight", "crossattention", ERR_INVALID},
-    {"transformer.h.0.mlp.c_fc.ttm.cores.0", "h.0.mlp.c_fc.ttm.cores.0: Tensor-Train",
-     ERR_UNSUPPORTED},
-    {"module.h.1.mlp.c_proj.ttm.tt.cores.3", "h.1.mlp.c_proj.ttm.tt.cores.3: Tensor-Train",
-     ERR_UNSUPPORTED},
+    {"transformer.h.0.mlp.c_fc.ttm.cores.0", "cores.0 has 1 dimensions, expected 4", ERR_INVALID},
+    {"module.h.1.mlp.c_proj.ttm.tt.cores.3", "core 0 of h.1.mlp.c_proj is missing", ERR_MISSING},
+    {"h.1.mlp.c_proj.ttm.corez.0", "h.1.mlp.c_proj.ttm.corez.0 is not part", ERR_INVALID},
 };
 
 static void add_extra(struct raw_st *r, const struct st_tensor *t)
