@@ -26,6 +26,9 @@ struct config {
     int64_t kv_cache_bytes;
     int64_t prefill_chunk_tokens;
     char *kernels;                /* "auto" or a table's name; owned */
+    char *ttm_execution;          /* "auto", "contract", "rebuild", "resident"; owned */
+    int64_t memory_budget_bytes;  /* 0 = TTM layers stay compressed */
+    char *calibration_file;       /* "auto" = in the user's cache; "" = none; owned */
     bool strict;                  /* refuse unknown request fields */
     bool log_prompts;             /* log the text of prompts */
     char *log_level, *log_format; /* owned */

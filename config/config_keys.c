@@ -65,6 +65,15 @@ const struct config_key config_keys[] = {
         "Most prompt tokens computed in one step between decode steps."),
     STRING(kernels, "auto", "auto|avx512|avx2|neon|scalar",
            "Arithmetic kernels; auto takes the fastest that this CPU runs."),
+    STRING(ttm_execution, "auto", "auto|contract|rebuild|resident",
+           "How Tensor-Train layers are applied; auto takes the fastest way for decoding and for "
+           "prompts that memory_budget_bytes allows."),
+    INT(memory_budget_bytes, "bytes", "0", 0, 0x1p50,
+        "Memory for all weights; what is left of it makes Tensor-Train layers faster; 0 keeps them "
+        "smaller than dense ones."),
+    STRING(calibration_file, "auto", NULL,
+           "File that keeps this machine's measured rates, by which Tensor-Train layers are "
+           "planned; auto is one in the user's cache, empty measures at every start."),
     BOOL(strict, "false", "Refuse unknown fields in requests instead of ignoring them."),
     BOOL(log_prompts, "false", "Log the text of prompts."),
     STRING(log_level, "info", "debug|info|warn|error|off", "Least severe events that are logged."),

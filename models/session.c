@@ -38,6 +38,7 @@ int session_open(struct session *s, const struct tool *t, const struct session_f
     o.max_jobs = 4 * o.max_batch > 256 ? 4 * o.max_batch : 256;
     o.kv_dtype = !strcmp(f->kv_dtype, "f16") ? ENGINE_KV_F16 : ENGINE_KV_F32;
     o.kernels = f->kernels;
+    o.rates_file = "auto";
     o.progress = on_progress;
     o.progress_arg = &bar;
     int rc = engine_open(&s->engine, &o, err);

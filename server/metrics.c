@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <microhttpd.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -20,6 +21,7 @@
 
 #define MAX_ROUTES 32
 #define MAX_BUCKETS 16
+#define MAX_PLANS 16 /* different ones; a model has one or two per shape */
 
 static const int codes[] = {200, 204, 400, 401, 403, 404, 405, 408,
                             413, 429, 499, 500, 503, 504, 0};
@@ -32,6 +34,13 @@ struct hist {
     atomic_ullong sum_bits;                /* a double */
 };
 
+/* A way in which TTM layers are applied, and the steps in which one was. */
+struct plan_steps {
+    char text[sizeof((struct ttm_info *)0)->plan[0]];
+    bool role[2]; /* decode, prefill */
+    atomic_ullong steps;
+};
+
 struct metrics {
     atomic_ullong http[MAX_ROUTES + 1][N_METHODS][N_CODES]; /* the last route is "other" */
     struct hist http_seconds[MAX_ROUTES + 1];
@@ -39,6 +48,8 @@ struct metrics {
     atomic_ullong rejected[REJECT_COUNT];
     atomic_ullong cancelled[PHASE_COUNT][CAUSE_COUNT];
     struct hist hist[HIST_COUNT];
+    struct plan_steps plans[MAX_PLANS];
+    atomic_int n_plans; /* written once, by the loader */
 };
 
 static const double slow_s[] = {0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1,
@@ -139,9 +150,38 @@ void metrics_cancel(struct metrics *m, enum metric_phase p, enum metric_cause c)
     count(&m->cancelled[p][c]);
 }
 
+static void add_plan(struct metrics *m, int *n, const char *text, int role)
+{
+    int at = 0;
+    while (at < *n && strcmp(m->plans[at].text, text) != 0)
+        at++;
+    if (at == MAX_PLANS) return;
+    if (at == *n) snprintf(m->plans[(*n)++].text, sizeof m->plans[at].text, "%s", text);
+    m->plans[at].role[role] = true;
+}
+
+void metrics_set_plans(struct metrics *m, const struct engine_info *i)
+{
+    int n = 0;
+    for (int k = 0; k < i->n_ttm; k++)
+        for (int r = 0; r < 2; r++)
+            add_plan(m, &n, i->ttm[k].plan[r], r);
+    atomic_store_explicit(&m->n_plans, n, memory_order_release);
+}
+
+static void count_plans(struct metrics *m, const struct engine_step_info *i)
+{
+    int n = atomic_load_explicit(&m->n_plans, memory_order_relaxed);
+    for (int k = 0; k < n; k++) {
+        struct plan_steps *p = &m->plans[k];
+        if ((p->role[0] && i->decode_rows) || (p->role[1] && i->prefill_rows)) count(&p->steps);
+    }
+}
+
 void metrics_step(void *arg, const struct engine_step_info *i)
 {
     struct metrics *m = arg;
+    count_plans(m, i);
     metrics_observe(m, HIST_BATCH, (double)(i->decode_rows + i->prefill_rows));
     metrics_observe(m, i->prefill_rows ? HIST_STEP_PREFILL : HIST_STEP_DECODE, i->seconds);
 }
@@ -247,11 +287,26 @@ static void write_hists(struct metrics *m, struct buf *b)
     }
 }
 
+static void write_plans(struct metrics *m, struct buf *b)
+{
+    struct buf l = {0};
+    int n = atomic_load_explicit(&m->n_plans, memory_order_acquire);
+    metric_head(b, "ttm_plan_steps_total", "counter",
+                "Engine steps in which Tensor-Train layers were applied by a plan.");
+    for (int k = 0; k < n; k++) {
+        buf_clear(&l);
+        buf_printf(&l, "plan=\"%s\"", m->plans[k].text);
+        metric_sample(b, "ttm_plan_steps_total", "", l.data, get(&m->plans[k].steps));
+    }
+    buf_release(&l);
+}
+
 void metrics_write(struct server *s, struct buf *out)
 {
     metrics_write_server(s, out);
     write_http(s->metrics, out);
     write_requests(s->metrics, out);
     write_hists(s->metrics, out);
+    write_plans(s->metrics, out);
     metrics_write_process(out);
 }

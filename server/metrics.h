@@ -58,6 +58,10 @@ void metrics_http(struct metrics *m, int route, const char *method, int status, 
 void metrics_outcome(struct metrics *m, int route, enum metric_outcome o);
 void metrics_reject(struct metrics *m, enum metric_reject r);
 void metrics_cancel(struct metrics *m, enum metric_phase p, enum metric_cause c);
+
+/* metrics_set_plans -- name the plans of the TTM layers whose use metrics_step() counts. Once, before
+ * the first step. */
+void metrics_set_plans(struct metrics *m, const struct engine_info *i);
 void metrics_step(void *m, const struct engine_step_info *i); /* for engine_set_on_step() */
 
 /* metrics_write -- the page of /metrics. */

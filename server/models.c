@@ -4,7 +4,39 @@
 #include "server/jsonw.h"
 #include "server/request.h"
 
-static void put_model(struct server *s, struct buf *b)
+/* What TTM layers save, whole model against whole model. */
+static void put_compression(const struct engine_info *i, struct buf *b)
+{
+    buf_printf(b,
+               ",\"n_params_rounded\":%zu,\"n_params_dense\":%zu,\"compression\":%.6g,"
+               "\"n_ttm_layers\":%d",
+               i->n_params_rounded, i->n_params_dense,
+               (double)i->n_params_dense / (double)i->n_params_rounded, i->n_ttm);
+}
+
+static void put_layers(const struct engine_info *i, struct buf *b)
+{
+    buf_puts(b, ",\"ttm_layers\":[");
+    for (int k = 0; k < i->n_ttm; k++) {
+        const struct ttm_info *t = &i->ttm[k];
+        buf_printf(b,
+                   "%s{\"name\":\"%s\",\"in\":%d,\"out\":%d,\"shape\":\"%s\",\"ranks\":[%s],"
+                   "\"stored_ranks\":[%s],\"params\":%zu,\"stored_params\":%zu,"
+                   "\"dense_params\":%zu,\"bytes\":%zu,\"plan\":{",
+                   k ? "," : "", t->name, t->in, t->out, t->shape, t->ranks, t->stored_ranks,
+                   t->params, t->stored_params, t->dense_params, t->bytes);
+        for (int r = 0; r < 2; r++)
+            buf_printf(b,
+                       "%s\"%s\":{\"method\":\"%s\",\"rows\":%d,\"mults_of_dense\":%.6g,"
+                       "\"predicted_us\":%.6g}",
+                       r ? "," : "", r ? "prefill" : "decode", t->plan[r], t->plan_rows[r],
+                       t->mults[r], t->seconds[r] * 1e6);
+        buf_puts(b, "}}");
+    }
+    buf_putc(b, ']');
+}
+
+static void put_model(struct server *s, struct buf *b, bool layers)
 {
     const struct engine_info *i = engine_info(server_engine(s));
     buf_puts(b, "{\"id\":");
@@ -15,9 +47,12 @@ static void put_model(struct server *s, struct buf *b)
     buf_printf(b,
                ",\"parent\":null,\"max_model_len\":%d,\"meta\":{\"n_params\":%zu,\"n_layer\":%d,"
                "\"n_head\":%d,\"n_embd\":%d,\"n_ctx\":%d,\"vocab_size\":%d,\"dtype\":\"%s\","
-               "\"kv_dtype\":\"%s\",\"weight_bytes\":%zu,\"fingerprint\":\"%s\"}}",
+               "\"kv_dtype\":\"%s\",\"weight_bytes\":%zu,\"fingerprint\":\"%s\"",
                i->n_ctx, i->n_params, i->n_layer, i->n_head, i->n_embd, i->n_ctx, i->vocab_size,
                i->dtype, i->kv_dtype, i->weight_bytes, s->fingerprint);
+    put_compression(i, b);
+    if (layers) put_layers(i, b);
+    buf_puts(b, "}}");
 }
 
 void models_list(struct request *r, const char *rest, struct reply *reply)
@@ -26,7 +61,7 @@ void models_list(struct request *r, const char *rest, struct reply *reply)
     reply->ready = true;
     reply->status = 200;
     buf_puts(&reply->body, "{\"object\":\"list\",\"data\":[");
-    put_model(r->srv, &reply->body);
+    put_model(r->srv, &reply->body, false);
     buf_puts(&reply->body, "]}");
 }
 
@@ -42,5 +77,5 @@ void models_one(struct request *r, const char *rest, struct reply *reply)
     }
     reply->ready = true;
     reply->status = 200;
-    put_model(r->srv, &reply->body);
+    put_model(r->srv, &reply->body, true);
 }

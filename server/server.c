@@ -44,6 +44,16 @@ static void on_progress(void *arg, double fraction)
     atomic_store(&s->load_permille, permille < 0 ? 0 : permille > 1000 ? 1000 : permille);
 }
 
+static enum engine_ttm ttm_execution(const char *name)
+{
+    static const char *const names[] = {[ENGINE_TTM_CONTRACT] = "contract",
+                                        [ENGINE_TTM_REBUILD] = "rebuild",
+                                        [ENGINE_TTM_RESIDENT] = "resident"};
+    for (int i = 1; i < (int)(sizeof names / sizeof *names); i++)
+        if (strcmp(name, names[i]) == 0) return (enum engine_ttm)i;
+    return ENGINE_TTM_AUTO;
+}
+
 static void engine_setup(struct server *s, struct engine_options *o)
 {
     const struct config *c = s->cfg;
@@ -57,6 +67,9 @@ static void engine_setup(struct server *s, struct engine_options *o)
     o->kv_dtype = strcmp(c->kv_dtype, "f16") == 0 ? ENGINE_KV_F16 : ENGINE_KV_F32;
     o->kv_cache_bytes = (size_t)c->kv_cache_bytes;
     o->kernels = strcmp(c->kernels, "auto") == 0 ? NULL : c->kernels;
+    o->ttm_execution = ttm_execution(c->ttm_execution);
+    o->memory_budget_bytes = (size_t)c->memory_budget_bytes;
+    o->rates_file = *c->calibration_file ? c->calibration_file : NULL;
     o->log = s->log;
     o->progress = on_progress;
     o->progress_arg = s;
@@ -83,6 +96,7 @@ static void *loader_main(void *arg)
     if (run->load_rc) {
         log_at(s->log, LOG_ERROR, "the model cannot be loaded", LOG_S("error", err.msg));
     } else {
+        metrics_set_plans(s->metrics, engine_info(e));
         engine_set_on_step(e, metrics_step, s->metrics);
         snprintf(s->fingerprint, sizeof s->fingerprint, "fp_%016llx",
                  (unsigned long long)engine_info(e)->fingerprint);

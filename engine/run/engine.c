@@ -26,6 +26,7 @@ struct engine {
     float *scratch; /* owned; of gpt2_forward() and gpt2_logits() */
     size_t scratch_bytes;
     struct scheduler *sched; /* owned */
+    struct ttm_info *ttm;    /* (info.n_ttm) owned */
     struct engine_info info;
 };
 
@@ -73,10 +74,22 @@ static int open_cpu(struct engine *e, const struct engine_options *o, struct err
     return rc;
 }
 
+static const unsigned ttm_methods[] = {[ENGINE_TTM_AUTO] = 0,
+                                       [ENGINE_TTM_CONTRACT] = 1u << TTM_CONTRACT,
+                                       [ENGINE_TTM_REBUILD] = 1u << TTM_REBUILD,
+                                       [ENGINE_TTM_RESIDENT] = 1u << TTM_RESIDENT};
+
 static int open_model(struct engine *e, const struct engine_options *o, struct err *err)
 {
+    const struct gpt2_options g = {.ttm_methods = ttm_methods[o->ttm_execution],
+                                   .memory_budget_bytes = o->memory_budget_bytes,
+                                   .decode_rows = o->max_batch < 8 ? o->max_batch : 0,
+                                   .rates_file = o->rates_file,
+                                   .cpu = &e->cpu,
+                                   .progress = o->progress,
+                                   .progress_arg = o->progress_arg};
     int rc = tokenizer_open(&e->tok, o->dir, err); /* first: it is quick, and refuses early */
-    if (!rc) rc = gpt2_open(&e->model, o->dir, &e->compute, o->progress, o->progress_arg, err);
+    if (!rc) rc = gpt2_open_with(&e->model, o->dir, &e->compute, &g, err);
     if (rc) return rc;
     int32_t most = e->model->cfg.vocab_size;
     if (tokenizer_vocab(e->tok) > most)
@@ -159,6 +172,45 @@ static int open_scheduler(struct engine *e, const struct engine_options *o, stru
     return scheduler_open(&e->sched, &m, &so, err);
 }
 
+static void describe_ttm(struct engine *e)
+{
+    e->ttm = mem_calloc((size_t)e->model->n_ttm + 1, sizeof *e->ttm);
+    for (int i = 0; i < e->model->n_ttm; i++)
+        ttm_info_get(e->model, i, &e->ttm[i]);
+}
+
+static bool same_plan(const struct ttm_info *a, const struct ttm_info *b)
+{
+    return !strcmp(a->shape, b->shape) && !strcmp(a->ranks, b->ranks) &&
+           !strcmp(a->plan[0], b->plan[0]) && !strcmp(a->plan[1], b->plan[1]);
+}
+
+/* A line for every kind of TTM layer, with the number of its layers. */
+static void log_plans(const struct engine *e, struct log *l)
+{
+    for (int i = 0; i < e->info.n_ttm; i++) {
+        const struct ttm_info *t = &e->ttm[i];
+        int first = 0, n = 0;
+        while (!same_plan(&e->ttm[first], t))
+            first++;
+        if (first < i) continue;
+        for (int k = i; k < e->info.n_ttm; k++)
+            n += same_plan(&e->ttm[k], t);
+        log_at(l, LOG_INFO, "TTM plan", LOG_S("layer", t->name), LOG_I("layers", n),
+               LOG_S("shape", t->shape), LOG_S("ranks", t->ranks), LOG_S("decode", t->plan[0]),
+               LOG_S("prefill", t->plan[1]), LOG_I("bytes", t->bytes),
+               LOG_N("decode_us", t->seconds[0] * 1e6), LOG_N("prefill_us", t->seconds[1] * 1e6));
+    }
+}
+
+static uint64_t fingerprint(const struct engine *e, uint64_t f)
+{
+    for (int i = 0; i < e->info.n_ttm; i++)
+        for (int r = 0; r < 2; r++)
+            f = engine_facts_mix(f, e->ttm[i].plan[r]);
+    return f;
+}
+
 static void fill_info(struct engine *e, const struct engine_options *o)
 {
     const struct gpt2_config *c = &e->model->cfg;
@@ -173,6 +225,10 @@ static void fill_info(struct engine *e, const struct engine_options *o)
         .eos_id = eos >= 0 ? eos : valid_id(e, tokenizer_eos(e->tok)),
         .bos_id = bos >= 0 ? bos : valid_id(e, tokenizer_eos(e->tok)),
         .n_params = e->model->n_params,
+        .n_params_rounded = e->model->n_params_rounded,
+        .n_params_dense = e->model->n_params_dense,
+        .n_ttm = e->model->n_ttm,
+        .ttm = e->ttm,
         .weight_bytes = e->model->weight_bytes,
         .kv_bytes = (size_t)e->kv.n_blocks * e->kv.block_bytes,
         .kv_blocks = e->kv.n_blocks,
@@ -197,9 +253,10 @@ int engine_open(struct engine **out, const struct engine_options *o, struct err 
     if (!rc) rc = open_kv(e, o, err);
     if (!rc) rc = open_scratch(e, o, err);
     if (!rc) {
+        describe_ttm(e);
         fill_info(e, o);
         e->info.file_bytes = facts.file_bytes;
-        e->info.fingerprint = facts.fingerprint;
+        e->info.fingerprint = fingerprint(e, facts.fingerprint);
         rc = open_scheduler(e, o, err);
     }
     if (rc) {
@@ -212,6 +269,7 @@ int engine_open(struct engine **out, const struct engine_options *o, struct err 
            LOG_S("dtype", e->info.dtype), LOG_S("kernels", e->info.kernels),
            LOG_I("threads", e->info.threads), LOG_I("kv_bytes", e->info.kv_bytes),
            LOG_N("seconds", e->info.load_seconds));
+    log_plans(e, o->log);
     *out = e;
     return 0;
 }
@@ -225,6 +283,7 @@ void engine_close(struct engine *e)
     gpt2_close(e->model);
     tokenizer_close(e->tok);
     pool_free(e->pool);
+    free(e->ttm);
     free(e);
 }
 

@@ -8,6 +8,7 @@
 #include "engine/base/buf.h"
 #include "engine/base/err.h"
 #include "engine/base/log.h"
+#include "engine/gpt2/ttm_info.h"
 #include "engine/run/perplexity.h"
 #include "engine/run/sampler.h"
 
@@ -23,6 +24,9 @@ struct job;
 
 enum engine_kv_dtype { ENGINE_KV_F32, ENGINE_KV_F16 };
 
+/* How TTM layers are applied: AUTO takes for each role the fastest way within memory. */
+enum engine_ttm { ENGINE_TTM_AUTO, ENGINE_TTM_CONTRACT, ENGINE_TTM_REBUILD, ENGINE_TTM_RESIDENT };
+
 struct engine_options {
     const char *dir;          /* model directory */
     int threads;              /* 0 = what this process may use */
@@ -32,7 +36,12 @@ struct engine_options {
     enum engine_kv_dtype kv_dtype;
     size_t kv_cache_bytes; /* 0 = enough for max_batch full contexts, but <= a quarter of memory */
     const char *kernels;   /* NULL = the fastest; "scalar", "avx2", ... */
-    struct log *log;       /* borrowed; may be NULL */
+    enum engine_ttm ttm_execution;
+    size_t
+        memory_budget_bytes; /* for all weights; 0 = TTM layers keep less than dense ones would */
+    const char *rates_file;  /* where the machine's measured rates are kept, for planning TTM
+                                   layers: NULL = nowhere, "auto" = the user's cache */
+    struct log *log;         /* borrowed; may be NULL */
     void (*progress)(void *arg, double fraction); /* may be NULL; calling thread */
     void *progress_arg;
 };
@@ -51,6 +60,10 @@ struct engine_info {
     int n_layer, n_head, n_embd, n_ctx, n_inner, vocab_size;
     int32_t eos_id, bos_id; /* -1 = none */
     size_t n_params, weight_bytes, kv_bytes, file_bytes;
+    size_t n_params_rounded;    /* after exact rounding of TTM ranks: what the model really has */
+    size_t n_params_dense;      /* of the same model with dense layers */
+    int n_ttm;                  /* layers that are TTM */
+    const struct ttm_info *ttm; /* (n_ttm) */
     int kv_blocks, kv_block_tokens;
     int threads, max_batch;
     const char *dtype; /* of the weights: "F32" */
@@ -58,7 +71,7 @@ struct engine_info {
     const char *kernels; /* "avx512" */
     const char *blas_core;
     double load_seconds;
-    uint64_t fingerprint; /* of config and weights' headers: for system_fingerprint */
+    uint64_t fingerprint; /* of config, weights' headers and plans: for system_fingerprint */
 };
 const struct engine_info *engine_info(const struct engine *e);
 

@@ -46,3 +46,8 @@ int engine_facts(struct engine_facts *out, const char *dir, struct err *err)
     buf_release(&config);
     return rc;
 }
+
+uint64_t engine_facts_mix(uint64_t fingerprint, const char *text)
+{
+    return fnv1a(fingerprint, text, strlen(text) + 1);
+}

@@ -15,4 +15,8 @@ struct engine_facts {
 /* engine_facts -- Errors: those of st_open(), ERR_IO; *out untouched. */
 int engine_facts(struct engine_facts *out, const char *dir, struct err *err);
 
+/* engine_facts_mix -- the fingerprint that also tells apart how the answers are computed: the same
+ * weights under other plans differ in the last bits. */
+uint64_t engine_facts_mix(uint64_t fingerprint, const char *text);
+
 #endif
