@@ -6,6 +6,7 @@
 
 #include "engine/gpt2/tokenizer.h"
 #include "engine/gpt2/tokenizer_write.h"
+#include "engine/ttm/shape.h"
 #include "models/checkpoint.h"
 #include "models/init_weights.h"
 #include "models/options.h"
@@ -15,7 +16,9 @@
 struct init_args {
     const char *preset, *dtype, *activation, *tokenizer, *out;
     int64_t layers, channels, heads, positions, vocab, inner, seed, threads; /* 0 = the preset's */
-    bool untied, random_biases, force;
+    int64_t ttm_rank;                                                        /* 0 = dense */
+    const char *ttm_layers;
+    bool untied, random_biases, no_mlp_bias, force;
 };
 
 static const struct preset {
@@ -48,6 +51,12 @@ static const struct option table[] = {
      "give the LM head weights of its own"},
     {"random-biases", 0, OPTION_BOOL, FIELD(random_biases), NULL, 0, 0, NULL,
      "biases and norms random too: no term of the model vanishes"},
+    {"ttm-rank", 0, OPTION_INT, FIELD(ttm_rank), "R", 1, TTM_MAX_RANK, NULL,
+     "Tensor-Train layers of this rank, in the shapes of arXiv 2306.02697"},
+    {"ttm-layers", 0, OPTION_STRING, FIELD(ttm_layers), "WHICH", 0, 0, "mlp|all",
+     "with --ttm-rank: the MLPs' layers (default), or attention's too"},
+    {"no-mlp-bias", 0, OPTION_BOOL, FIELD(no_mlp_bias), NULL, 0, 0, NULL,
+     "with --ttm-rank: MLPs without biases, as the paper's models of ranks 16 to 64"},
     {"seed", 0, OPTION_INT, FIELD(seed), "N", 0, 9.2e18, NULL, "of the weights (default 0)"},
     {"tokenizer", 0, OPTION_STRING, FIELD(tokenizer), "DIR", 0, 0, NULL,
      "copy the tokenizer of this directory (default: one made up from bytes)"},
@@ -129,47 +138,63 @@ static int put_config(const struct gpt2_config *cfg, enum dtype dtype, const str
     return rc;
 }
 
-static int put_weights(const struct tool *t, const struct init_args *a,
-                       const struct gpt2_config *cfg, enum dtype dtype, const char *dir,
-                       struct err *err)
+static struct init_weights weights(const struct init_args *a, const struct gpt2_config *cfg,
+                                   enum dtype dtype)
 {
-    struct init_weights w = {.cfg = cfg,
-                             .untied = a->untied,
-                             .random_biases = a->random_biases,
-                             .dtype = dtype,
-                             .seed = (uint64_t)a->seed};
+    return (struct init_weights){.cfg = cfg,
+                                 .untied = a->untied,
+                                 .random_biases = a->random_biases,
+                                 .ttm_rank = (int)a->ttm_rank,
+                                 .ttm_all = !strcmp(a->ttm_layers, "all"),
+                                 .no_mlp_bias = a->no_mlp_bias,
+                                 .dtype = dtype,
+                                 .seed = (uint64_t)a->seed};
+}
+
+static int put_weights(const struct tool *t, const struct init_args *a, struct init_weights *w,
+                       const char *dir, struct err *err)
+{
     char *path = NULL;
-    int rc = pool_new(&w.pool, cpu_threads(&t->cpu, (int)a->threads), err);
+    int rc = pool_new(&w->pool, cpu_threads(&t->cpu, (int)a->threads), err);
     if (rc) return rc;
     path = outdir_join(dir, "model.safetensors");
-    rc = init_weights_write(t, &w, path, err);
+    rc = init_weights_write(t, w, path, err);
     free(path);
-    pool_free(w.pool);
+    pool_free(w->pool);
     return rc;
 }
 
 int cmd_init(const struct tool *t, int argc, char **argv, struct err *err)
 {
-    struct init_args a = {.preset = "tiny", .dtype = "f32", .activation = "gelu_new"};
+    struct init_args a = {
+        .preset = "tiny", .dtype = "f32", .activation = "gelu_new", .ttm_layers = "mlp"};
     int rc = options_parse(&options, &a, NULL, argc, argv, t->out, err);
     if (rc) return rc == OPTIONS_HELP ? 0 : rc;
     if (!a.out) return err_set_param(err, ERR_MISSING, "out", "--out is missing: where to write");
     enum dtype dtype = !strcmp(a.dtype, "f16")    ? DTYPE_F16
                        : !strcmp(a.dtype, "bf16") ? DTYPE_BF16
                                                   : DTYPE_F32;
+    if (a.no_mlp_bias && !a.ttm_rank)
+        return err_set_param(err, ERR_INVALID, "no-mlp-bias",
+                             "--no-mlp-bias goes with --ttm-rank: dense layers have biases");
     struct gpt2_config cfg;
+    struct init_weights w;
+    size_t params;
     rc = resolve(&a, &cfg, err);
+    if (rc) return rc;
+    w = weights(&a, &cfg, dtype);
+    rc = init_weights_params(&w, &params, err);
     if (rc) return rc;
     struct outdir o;
     rc = outdir_begin(&o, a.out, a.force, err);
     if (rc) return rc;
     rc = put_tokenizer(&a, &cfg, o.tmp, err);
     if (rc == 0) rc = put_config(&cfg, dtype, &o, err);
-    if (rc == 0) rc = put_weights(t, &a, &cfg, dtype, o.tmp, err);
+    if (rc == 0) rc = put_weights(t, &a, &w, o.tmp, err);
     if (rc == 0) rc = outdir_commit(&o, err);
     if (rc == 0)
-        fprintf(t->log, "%s: %zu parameters, %s, seed %lld\n", o.path,
-                checkpoint_params(&cfg, a.untied), dtype_name(dtype), (long long)a.seed);
+        fprintf(t->log, "%s: %zu parameters, %s, seed %lld\n", o.path, params, dtype_name(dtype),
+                (long long)a.seed);
     outdir_abort(&o);
     return rc;
 }

@@ -11,7 +11,9 @@
 #include "engine/gpt2/model.h"
 #include "engine/gpt2/safetensors.h"
 #include "engine/gpt2/tokenizer.h"
+#include "engine/gpt2/ttm_tensors.h"
 #include "models/checkpoint.h"
+#include "models/init_weights.h"
 #include "tests/support/harness.h"
 #include "tests/support/tool_call.h"
 
@@ -267,6 +269,86 @@ START_TEST(takes_over_a_tokenizer)
 }
 END_TEST
 
+/* The totals that the paper's authors report, stored, and what exact rounding leaves of them. */
+START_TEST(paper_totals)
+{
+    static const struct {
+        const char *preset;
+        int rank, vocab;
+        bool no_bias;
+        size_t params;
+    } known[] = {{"gpt2", 16, 0, true, 68085504},
+                 {"gpt2", 32, 0, true, 71756544},
+                 {"gpt2", 64, 0, true, 83606784},
+                 {"gpt2", 80, 0, false, 107698944},
+                 {"gpt2-medium", 72, 0, false, 218303488}};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        bool medium = !strcmp(known[i].preset, "gpt2-medium");
+        struct gpt2_config cfg = {.n_layer = medium ? 24 : 12,
+                                  .n_embd = medium ? 1024 : 768,
+                                  .n_head = 12,
+                                  .n_inner = medium ? 4096 : 3072,
+                                  .n_positions = 1024,
+                                  .vocab_size = 50257};
+        struct init_weights w = {
+            .cfg = &cfg, .ttm_rank = known[i].rank, .no_mlp_bias = known[i].no_bias};
+        size_t params = 0;
+        ck_assert_int_eq(init_weights_params(&w, &params, NULL), 0);
+        ck_assert_uint_eq(params, known[i].params);
+    }
+}
+END_TEST
+
+/* Entries of W have the standard deviation of a dense layer; everything else is the dense model's. */
+START_TEST(ttm_layers)
+{
+    const char *dense = path_join(temp_dir(), "d"), *ttm = path_join(temp_dir(), "t");
+    INIT(dense, "--seed", "7", "--channels", "96");
+    INIT(ttm, "--seed", "7", "--channels", "96", "--ttm-rank", "16", "--ttm-layers", "all",
+         "--no-mlp-bias");
+    struct st_set *a = open_set(dense), *b = open_set(ttm);
+    size_t n, m;
+    float *x = values(a, "transformer.wte.weight", &n),
+          *y = values(b, "transformer.wte.weight", &m);
+    ck_assert_uint_eq(n, m);
+    ck_assert_mem_eq(x, y, n * sizeof *x);
+    free(x), free(y);
+    ck_assert_ptr_null(st_find(b, "transformer.h.0.mlp.c_fc.bias"));
+    ck_assert_ptr_nonnull(st_find(b, "transformer.h.0.attn.c_attn.bias"));
+    static const char *const layers[] = {"h.0.mlp.c_fc", "h.1.mlp.c_proj", "h.0.attn.c_attn",
+                                         "h.1.attn.c_proj"};
+    static const size_t dims[][2] = {{96, 384}, {384, 96}, {96, 288}, {96, 96}};
+    for (size_t i = 0; i < 4; i++) {
+        struct ttm_tensors t;
+        struct ttm w;
+        ck_assert_int_eq(ttm_tensors_find(&t, b, layers[i], dims[i][0], dims[i][1], NULL), 1);
+        ck_assert_int_eq(ttm_tensors_load(&w, &t, layers[i], NULL), 0);
+        float *W = malloc(dims[i][0] * dims[i][1] * sizeof *W);
+        double sq = 0;
+        ck_assert_int_eq(ttm_to_dense(&w, W, NULL), 0);
+        for (size_t k = 0; k < dims[i][0] * dims[i][1]; k++)
+            sq += (double)W[k] * (double)W[k];
+        assert_close(sqrt(sq / (double)(dims[i][0] * dims[i][1])), 0.02, 0, 0.1);
+        free(W);
+        ttm_release(&w);
+    }
+    st_close(a);
+    st_close(b);
+}
+END_TEST
+
+START_TEST(bias_goes_with_ttm)
+{
+    struct tool_result r;
+    const char *dir = path_join(temp_dir(), "x");
+    tool_call(cmd_init, (const char *const[]){"-o", dir, "--no-mlp-bias", NULL}, &r);
+    ck_assert_int_eq(r.rc, ERR_INVALID);
+    ck_assert_str_eq(r.err.msg, "--no-mlp-bias goes with --ttm-rank: dense layers have biases");
+    ck_assert_int_ne(access(dir, F_OK), 0);
+    tool_result_release(&r);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("init");
@@ -277,6 +359,9 @@ static Suite *suite(void)
     tcase_add_loop_test(t, the_loader_takes_it, 0, (int)(sizeof shapes / sizeof *shapes));
     tcase_add_test(t, replaces_only_models);
     tcase_add_test(t, refuses_by_name);
+    tcase_add_test(t, paper_totals);
+    tcase_add_test(t, ttm_layers);
+    tcase_add_test(t, bias_goes_with_ttm);
     if (shared_path("data/gpt2-tokenizer/encoder.json"))
         tcase_add_test(t, takes_over_a_tokenizer);
     else
