@@ -14,6 +14,7 @@
 #include "engine/base/mem.h"
 #include "engine/base/rng.h"
 #include "engine/kernels/machine.h"
+#include "models/bench_ttm.h"
 #include "models/options.h"
 #include "models/progress.h"
 #include "models/tool.h"
@@ -21,7 +22,7 @@
 enum { CONTEXT = 128, MAX_BATCH = 32, OWN_N = MACHINE_SGEMM_N };
 
 struct bench_args {
-    bool json, quick;
+    bool json, quick, ttm;
     int64_t threads, rounds; /* rounds: 0 = not given */
     const char *kv_dtype, *kernels;
 };
@@ -30,6 +31,8 @@ static const struct option table[] = {
     {"json", 0, OPTION_BOOL, FIELD(json), NULL, 0, 0, NULL, "one JSON object"},
     {"quick", 0, OPTION_BOOL, FIELD(quick), NULL, 0, 0, NULL, "3 rounds instead of 7"},
     {"rounds", 0, OPTION_INT, FIELD(rounds), "N", 1, BENCH_MAX_ROUNDS, NULL, "so many rounds"},
+    {"ttm", 0, OPTION_BOOL, FIELD(ttm), NULL, 0, 0, NULL,
+     "the ways to apply the model's Tensor-Train layers instead, each beside its prediction"},
     {"threads", 0, OPTION_INT, FIELD(threads), "N", 0, 1024, NULL,
      "compute threads; 0 = all that may be used"},
     {"kv-dtype", 0, OPTION_STRING, FIELD(kv_dtype), "T", 0, 0, "f32|f16",
@@ -281,6 +284,16 @@ int cmd_bench(const struct tool *t, int argc, char **argv, struct err *err)
     struct bench b = {.tool = t};
     int rc = options_parse(&options, &a, &b.result.dir, argc, argv, t->out, err);
     if (rc) return rc == OPTIONS_HELP ? 0 : rc;
+    if (a.ttm) {
+        const struct bench_ttm_args q = {.dir = b.result.dir,
+                                         .kernels = a.kernels,
+                                         .threads = (int)a.threads,
+                                         .rounds = a.rounds  ? (int)a.rounds
+                                                   : a.quick ? 3
+                                                             : 0,
+                                         .json = a.json};
+        return bench_ttm(t, &q, err);
+    }
     rc = prepare(&b, &a, err);
     if (rc == 0) rc = measure(&b, err);
     if (rc == 0) bench_print(&b.result, a.json, t->out);

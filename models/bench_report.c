@@ -34,6 +34,10 @@ double bench_step_bytes(const struct bench_result *r, int batch)
     const struct gpt2 *m = r->model;
     const struct gpt2_config *c = &m->cfg;
     size_t unused = (size_t)c->n_positions * (size_t)c->n_embd * sizeof(float) + m->wte.bytes;
+    for (int i = 0; i < m->n_ttm; i++) { /* what only the prefill plan reads */
+        const struct ttm_linear *l = m->ttm[i].linear->ttm;
+        unused += ttm_linear_bytes(l) - ttm_plan_bytes(ttm_linear_plan(l, TTM_DECODE), DTYPE_F32);
+    }
     size_t kv =
         2 * (size_t)c->n_layer * (size_t)c->n_embd * (size_t)r->context * dtype_size(r->kv_dtype);
     return (double)(m->weight_bytes - unused) + (double)batch * (double)kv;
@@ -135,8 +139,8 @@ static void print_text(const struct bench_result *r, const struct ratios *x, FIL
     fprintf(f,
             "\ncounted: a decode step reads %.1f MB of weights (LM head included, embedding\n"
             "tables not) and %d positions of keys and values a sequence; a prefill token takes\n"
-            "%.1f MFLOP, 2 x in x out of the layers' linear maps (attention's products,\n"
-            "embeddings and the LM head's last row are computed but not counted).\n",
+            "%.1f MFLOP, 2 x in x out of the layers' linear maps, dense or not (attention's\n"
+            "products, embeddings and the LM head's last row are computed but not counted).\n",
             (bench_step_bytes(r, 0)) / 1e6, r->context, bench_token_flops(m) / 1e6);
 }
 

@@ -10,6 +10,7 @@
 #include "engine/gpt2/safetensors.h"
 #include "engine/gpt2/tokenizer.h"
 #include "models/checkpoint.h"
+#include "models/inspect_ttm.h"
 #include "models/options.h"
 #include "models/tool.h"
 
@@ -26,8 +27,8 @@ static const struct options options = {
     .arguments = "DIR",
     .n_arguments = 1,
     .about =
-        "Shows configuration, tensors, parameters and tokenizer of a model directory. Reads\n"
-        "headers only.",
+        "Shows configuration, tensors, parameters and tokenizer of a model directory; of\n"
+        "Tensor-Train layers also ranks and how this machine would apply them. Reads headers only.",
     .table = table,
     .n = sizeof table / sizeof *table,
 };
@@ -41,20 +42,14 @@ struct model {
     const struct st_tensor *wte, *head; /* head NULL when absent */
     bool tied;
     size_t params, bytes;
+    struct inspect_ttm ttm;
+    struct err ttm_err; /* why a TTM layer is not among them */
 };
-
-/* A name without the prefixes that checkpoints carry or not. */
-static const char *plain_name(const char *name)
-{
-    if (!strncmp(name, "module.", 7)) name += 7;
-    if (!strncmp(name, "transformer.", 12)) name += 12;
-    return name;
-}
 
 /* The layer that a tensor belongs to, -1 = none; *rest is the name within it. */
 static int layer_of(const char *name, const char **rest)
 {
-    const char *plain = plain_name(name);
+    const char *plain = ttm_tensors_key(name);
     char *end;
     *rest = plain;
     if (strncmp(plain, "h.", 2) != 0 || plain[2] < '0' || plain[2] > '9') return -1;
@@ -83,7 +78,7 @@ static void count(struct model *m)
 {
     for (size_t i = 0; i < st_count(m->set); i++) {
         const struct st_tensor *t = st_at(m->set, i);
-        const char *name = plain_name(t->name);
+        const char *name = ttm_tensors_key(t->name);
         if (!strcmp(name, "wte.weight")) m->wte = t;
         if (!strcmp(name, "lm_head.weight")) m->head = t;
         m->bytes += t->bytes;
@@ -186,10 +181,27 @@ static void print_tensors(const struct model *m, FILE *f)
     free(p);
 }
 
+/* Parameters once ranks are rounded exactly, and with dense layers in place of TTM layers. */
+static size_t rounded_params(const struct model *m)
+{
+    return m->params - m->ttm.stored_params + m->ttm.rounded_params;
+}
+
+static size_t dense_params(const struct model *m)
+{
+    return m->params - m->ttm.stored_params + m->ttm.dense_params;
+}
+
 static void print_text(const struct model *m, FILE *f)
 {
     print_config(m, f);
     print_tensors(m, f);
+    inspect_ttm_print(&m->ttm, f);
+    if (m->ttm_err.code) fprintf(f, "\na TTM layer cannot be used: %s\n", m->ttm_err.msg);
+    if (m->ttm.n)
+        fprintf(f, "\n%zu parameters after rounding, %.3f of the dense model's %zu\n",
+                rounded_params(m), (double)rounded_params(m) / (double)dense_params(m),
+                dense_params(m));
     fprintf(f, "\n%zu tensors, %zu parameters, %zu bytes (files: %zu)\n", st_count(m->set),
             m->params, m->bytes, st_file_bytes(m->set));
 }
@@ -235,11 +247,15 @@ static int print_json(const struct model *m, FILE *f, struct err *err)
     json_t *tensors = json_array();
     for (size_t i = 0; i < st_count(m->set); i++)
         json_array_append_new(tensors, tensor_json(m, st_at(m->set, i)));
-    json_t *root =
-        json_pack("{s:s, s:o, s:b, s:o, s:I, s:I, s:I, s:o}", "model", m->dir, "config",
-                  config_json(m), "tied", m->tied, "tokenizer", tokenizer_json(m), "total_params",
-                  (json_int_t)m->params, "total_bytes", (json_int_t)m->bytes, "file_bytes",
-                  (json_int_t)st_file_bytes(m->set), "tensors", tensors);
+    json_t *root = json_pack("{s:s, s:o, s:b, s:o, s:I, s:I, s:I, s:I, s:I, s:o, s:o}", "model",
+                             m->dir, "config", config_json(m), "tied", m->tied, "tokenizer",
+                             tokenizer_json(m), "total_params", (json_int_t)m->params,
+                             "rounded_params", (json_int_t)rounded_params(m), "dense_params",
+                             (json_int_t)dense_params(m), "total_bytes", (json_int_t)m->bytes,
+                             "file_bytes", (json_int_t)st_file_bytes(m->set), "ttm_layers",
+                             inspect_ttm_json(&m->ttm), "tensors", tensors);
+    if (root && m->ttm_err.code)
+        json_object_set_new(root, "ttm_error", json_string(m->ttm_err.msg));
     if (!root) return err_set(err, ERR_INVALID, "%s: a name in it is not UTF-8", m->dir);
     int rc = json_dumpf(root, f, JSON_INDENT(2));
     fputc('\n', f);
@@ -258,10 +274,12 @@ int cmd_inspect(const struct tool *t, int argc, char **argv, struct err *err)
     if (rc) return rc;
     tokenizer_open(&m.tokenizer, m.dir, &m.tokenizer_err);
     count(&m);
-    if (a.json)
+    rc = inspect_ttm_open(&m.ttm, t, &m.cfg, m.set, m.params * sizeof(float), &m.ttm_err, err);
+    if (rc == 0 && a.json)
         rc = print_json(&m, t->out, err);
-    else
+    else if (rc == 0)
         print_text(&m, t->out);
+    inspect_ttm_release(&m.ttm);
     tokenizer_close(m.tokenizer);
     st_close(m.set);
     return rc;

@@ -69,6 +69,56 @@ START_TEST(measures_all_points)
 }
 END_TEST
 
+/* Every candidate, the dense layer and the chain of stored cores at every number of rows. */
+START_TEST(ways_of_ttm_layers)
+{
+    struct tool_result r;
+    const char *dir = path_join(temp_dir(), "m");
+    TOOL(&r, cmd_init, "-o", dir, "--ttm-rank", "16");
+    ck_assert_int_eq(r.rc, 0);
+    tool_result_release(&r);
+    TOOL(&r, cmd_bench, dir, "--ttm", "--json", "--rounds", "1");
+    ck_assert_msg(r.rc == 0, "%s", r.err.msg);
+    json_t *j = json_loads(r.out, JSON_REJECT_DUPLICATES, NULL), *kind, *way;
+    ck_assert_ptr_nonnull(j);
+    size_t i, k, n;
+    json_array_foreach(json_object_get(j, "kinds"), i, kind)
+    {
+        const json_t *ways = json_object_get(kind, "ways");
+        ck_assert_uint_ge(json_array_size(ways), 5);
+        ck_assert_str_eq(json_string_value(json_object_get(json_array_get(ways, 0), "way")),
+                         "dense layer");
+        ck_assert_str_eq(json_string_value(json_object_get(json_array_get(ways, 1), "way")),
+                         "stored cores, left to right");
+        json_array_foreach(ways, k, way) for (n = 0; n < 8; n++)
+        {
+            ck_assert(json_number_value(json_array_get(json_object_get(way, "measured_us"), n)) >
+                      0);
+            ck_assert(json_number_value(json_array_get(json_object_get(way, "predicted_us"), n)) >
+                      0);
+        }
+        const json_t *any = json_object_get(kind, "any_memory");
+        ck_assert_uint_eq(json_array_size(any), 8);
+        for (n = 0; n < 8; n++)
+            ck_assert(number(json_array_get(any, n), NULL, "ratio") >= 1);
+    }
+    ck_assert_uint_eq(i, 2);
+    json_decref(j);
+    tool_result_release(&r);
+    TOOL(&r, cmd_bench, dir, "--ttm", "--rounds", "1");
+    ck_assert_int_eq(r.rc, 0);
+    ck_assert_ptr_nonnull(strstr(r.out, "chosen, any memory"));
+    tool_result_release(&r);
+    const char *dense = path_join(temp_dir(), "d");
+    TOOL(&r, cmd_init, "-o", dense);
+    tool_result_release(&r);
+    TOOL(&r, cmd_bench, dense, "--ttm");
+    ck_assert_int_eq(r.rc, ERR_INVALID);
+    ck_assert_ptr_nonnull(strstr(r.err.msg, "has no TTM layer that can be used"));
+    tool_result_release(&r);
+}
+END_TEST
+
 START_TEST(medians)
 {
     struct bench_result r = {.rounds = 4};
@@ -103,6 +153,7 @@ static Suite *suite(void)
     tcase_add_test(t, medians);
     tcase_add_test(t, refuses_by_name);
     tcase_add_test(t, measures_all_points);
+    tcase_add_test(t, ways_of_ttm_layers);
     suite_add_tcase(s, t);
     return s;
 }

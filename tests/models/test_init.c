@@ -328,7 +328,8 @@ START_TEST(ttm_layers)
         ck_assert_int_eq(ttm_to_dense(&w, W, NULL), 0);
         for (size_t k = 0; k < dims[i][0] * dims[i][1]; k++)
             sq += (double)W[k] * (double)W[k];
-        assert_close(sqrt(sq / (double)(dims[i][0] * dims[i][1])), 0.02, 0, 0.1);
+        assert_close(sqrt(sq / (double)(dims[i][0] * dims[i][1])), 0.02, 0,
+                     0.25); /* few independent numbers */
         free(W);
         ttm_release(&w);
     }

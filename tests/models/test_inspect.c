@@ -193,6 +193,44 @@ START_TEST(gpt2_small)
 }
 END_TEST
 
+START_TEST(ttm_layers)
+{
+    const char *dir = path_join(temp_dir(), "t");
+    struct tool_result r;
+    TOOL(&r, cmd_init, "-o", dir, "--ttm-rank", "16", "--no-mlp-bias");
+    ck_assert_int_eq(r.rc, 0);
+    tool_result_release(&r);
+    json_t *j = inspect(dir), *layers = json_object_get(j, "ttm_layers"), *l;
+    ck_assert_uint_eq(json_array_size(layers), 4); /* c_fc and c_proj of two layers */
+    json_int_t stored = 0, rounded = 0, dense = 0;
+    size_t i;
+    json_array_foreach(layers, i, l)
+    {
+        stored += integer(l, "stored_params");
+        rounded += integer(l, "params");
+        dense += integer(l, "dense_params");
+        const json_t *plans = json_object_get(l, "plans");
+        ck_assert_uint_eq(json_object_size(plans), 5);
+        const json_t *one = json_object_get(plans, "decode_1");
+        ck_assert(json_number_value(json_object_get(one, "predicted_us")) > 0);
+        ck_assert(integer(one, "multiplications") > 0);
+        ck_assert_uint_eq(json_array_size(json_object_get(l, "ranks")),
+                          json_array_size(json_object_get(l, "m")) + 1);
+    }
+    ck_assert_int_eq(dense, 4 * 64 * 256);
+    ck_assert_int_lt(rounded, stored);
+    ck_assert_int_eq(integer(j, "total_params") - stored, integer(j, "rounded_params") - rounded);
+    ck_assert_int_eq(integer(j, "total_params") - stored, integer(j, "dense_params") - dense);
+    json_decref(j);
+    TOOL(&r, cmd_inspect, dir);
+    ck_assert_int_eq(r.rc, 0);
+    ck_assert_ptr_nonnull(strstr(r.out, "2 TTM layers like h.0.mlp.c_proj: 256 -> 64, cores "));
+    ck_assert_ptr_nonnull(strstr(r.out, " after exact rounding"));
+    ck_assert_ptr_nonnull(strstr(r.out, "prefill_1024"));
+    tool_result_release(&r);
+}
+END_TEST
+
 START_TEST(names_are_data)
 {
     static const struct extra extra[] = {
@@ -237,6 +275,7 @@ static Suite *suite(void)
     tcase_add_test(t, masks_and_tied_heads_do_not_count);
     tcase_add_test(t, a_head_of_its_own_counts);
     tcase_add_test(t, gpt2_small);
+    tcase_add_test(t, ttm_layers);
     tcase_add_test(t, names_are_data);
     tcase_add_test(t, refuses_by_name);
     suite_add_tcase(s, t);
