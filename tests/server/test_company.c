@@ -153,6 +153,11 @@ START_TEST(golden_text)
 }
 END_TEST
 
+static void ttm_up(void)
+{
+    daemon_start(&srv, daemon_ttm_model(), NULL);
+}
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("company over HTTP");
@@ -160,6 +165,12 @@ static Suite *suite(void)
     tcase_add_test(t, same_bytes_in_any_company);
     tcase_add_test(t, many_prompts_in_one_request);
     tcase_add_test(t, seeds_make_texts);
+    t = tcase_create("company with TTM layers");
+    tcase_add_unchecked_fixture(t, ttm_up, server_down);
+    tcase_set_timeout(t, 60);
+    tcase_add_test(t, same_bytes_in_any_company);
+    tcase_add_test(t, many_prompts_in_one_request);
+    suite_add_tcase(s, t);
     if (!shared_path("models/tarot/golden.json")) {
         skip("golden text over HTTP", "no trained model");
         return s;

@@ -144,6 +144,20 @@ const char *daemon_tiny_model(void)
     return dir;
 }
 
+const char *daemon_ttm_model(void)
+{
+    static char dir[256];
+    if (!*dir) {
+        snprintf(dir, sizeof dir, "%s", temp_dir());
+        fill_model(dir, &(struct make_model){.vocab = DAEMON_VOCAB,
+                                             .positions = 64,
+                                             .ttm = {"(4,4)(4,4)(2,6)", "(2,4)(16,8)",
+                                                     "(4,8)(8,8)(1,2)", "(8,8)(8,4)(2,1)"},
+                                             .ttm_rank = 6});
+    }
+    return dir;
+}
+
 const char *daemon_slow_model(void)
 {
     static char dir[256];

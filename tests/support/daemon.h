@@ -29,6 +29,8 @@ int daemon_log_has(const struct daemon *d, const char *text);
  * a long text with DAEMON_SLOW flags. */
 const char *daemon_tiny_model(void);
 const char *daemon_slow_model(void);
+/* The tiny one with TTM layers throughout; ranks 6 are more than what exact rounding leaves. */
+const char *daemon_ttm_model(void);
 #define DAEMON_SLOW "--kernels", "scalar", "--threads", "1", "--prefill-chunk-tokens", "8"
 
 /* The id of "<|endoftext|>" in both. */
