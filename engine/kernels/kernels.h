@@ -18,12 +18,16 @@
 
 enum act { ACT_NONE, ACT_GELU_NEW, ACT_GELU_ERF, ACT_RELU };
 
-/* What happens to a finished sum s[j] before it is stored: y = act(s + bias[j]) + residual. */
+/* What happens to a finished sum s[j] before it is stored: y = act(s + bias[j]) + residual. With
+ * `start` the sums begin there instead of at 0, so that a long sum over k may be made in pieces: the
+ * bits are those of one piece. */
 struct epilogue {
     const float *bias; /* (n) f32, or NULL */
     enum act act;
     const float *residual; /* (rows, n) f32 with stride ldr, or NULL; may be y itself */
     size_t ldr;            /* floats */
+    const float *start;    /* (rows, n) f32 with stride lds, or NULL; may be y itself */
+    size_t lds;            /* floats */
 };
 
 /* One tile of attention: nq successive queries of one sequence and one head. The keys and values

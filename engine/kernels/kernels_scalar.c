@@ -43,6 +43,8 @@ static void panel(const float *x, size_t ldx, size_t rows, const void *w, size_t
 {
     for (size_t r = 0; r < rows; r++) {
         float sum[PACK_N] = {0};
+        for (size_t j = 0; e->start && j < cols; j++)
+            sum[j] = e->start[r * e->lds + j];
         for (size_t i = 0; i < k; i++)
             for (size_t j = 0; j < cols; j++)
                 sum[j] = fmaf(x[r * ldx + i], element(w, i * PACK_N + j, t), sum[j]);

@@ -32,6 +32,7 @@ static void run_item(const struct job *j, size_t item)
 
     if (e.bias) e.bias += col;
     if (e.residual) e.residual += row * e.ldr + col;
+    if (e.start) e.start += row * e.lds + col;
     j->k->panel[j->w->dtype](j->x + row * j->ldx, j->ldx, rows, panel, j->w->k,
                              j->y + row * j->ldy + col, j->ldy, cols, &e);
 }

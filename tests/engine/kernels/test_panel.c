@@ -132,6 +132,35 @@ START_TEST(epilogues_agree)
 }
 END_TEST
 
+/* A sum over k in two pieces is the sum in one, bit for bit; the second may start from its output. */
+START_TEST(sums_in_pieces)
+{
+    const struct kernels *all[TABLES_MAX];
+    int n = tables(all);
+    struct panel_case c;
+    for (size_t m = 0; m < 5; m++) {
+        make_case(&c, 127, _i ? 30 : 7, cols[m], types[m % 3]);
+        c.e = (struct epilogue){.bias = c.bias, .act = ACT_RELU, .ldr = c.ldy};
+        size_t first = 50, es = dtype_size(c.t);
+        for (int i = 0; i < n; i++) {
+            float *y = run_case(&c, all[i]), *part = floats(c.rows * c.ldy, 4);
+            struct epilogue none = {0}, rest = c.e;
+            all[i]->panel[c.t](c.x, c.ldx, c.rows, c.panel, first, part, c.ldy, c.cols, &none);
+            rest.start = part;
+            rest.lds = c.ldy;
+            all[i]->panel[c.t](c.x + first, c.ldx, c.rows,
+                               (const char *)c.panel + first * PACK_N * es, c.k - first, part,
+                               c.ldy, c.cols, &rest);
+            for (size_t r = 0; r < c.rows; r++)
+                assert_same(part + r * c.ldy, y + r * c.ldy, c.cols, all[i]->name);
+            free(y);
+            free(part);
+        }
+        free_case(&c);
+    }
+}
+END_TEST
+
 START_TEST(residual_may_be_the_output)
 {
     const struct kernels *all[TABLES_MAX];
@@ -162,11 +191,11 @@ START_TEST(a_row_is_a_function_of_itself)
 
     for (size_t rows = 2; rows <= 40; rows += 1 + rows / 5) {
         make_case(&c, 127, rows, cols[rows % 5], types[_i]);
-        c.e = (struct epilogue){c.bias, ACT_GELU_NEW, c.residual, c.ldy};
+        c.e = (struct epilogue){c.bias, ACT_GELU_NEW, c.residual, c.ldy, NULL, 0};
         for (int i = 0; i < n; i++) {
             float *y = run_case(&c, all[i]), alone[PACK_N];
             for (size_t r = 0; r < rows; r++) {
-                struct epilogue e = {c.bias, ACT_GELU_NEW, c.residual + r * c.ldy, 0};
+                struct epilogue e = {c.bias, ACT_GELU_NEW, c.residual + r * c.ldy, 0, NULL, 0};
                 all[i]->panel[c.t](c.x + r * c.ldx, 0, 1, c.panel, c.k, alone, 0, c.cols, &e);
                 assert_same(alone, y + r * c.ldy, c.cols, all[i]->name);
             }
@@ -210,6 +239,7 @@ static Suite *suite(void)
     tcase_set_timeout(t, 120);
     tcase_add_loop_test(t, panels_agree, 0, 5);
     tcase_add_loop_test(t, epilogues_agree, 0, 3);
+    tcase_add_loop_test(t, sums_in_pieces, 0, 2);
     tcase_add_test(t, residual_may_be_the_output);
     tcase_add_loop_test(t, a_row_is_a_function_of_itself, 0, 3);
     tcase_add_test(t, infinite_and_nan_inputs_stay_in_their_row);
