@@ -1,4 +1,5 @@
-/* Contracting merged groups against rows of x. Rows go through all steps in chunks, so that the
+/* Contracting merged groups against rows of x: any number of groups in any order. (Two groups, which is
+ * what plans mostly have, go another way: contract_pair.c.) Rows go through all steps in chunks, so that the
  * intermediates, which can be tens of times larger than the rows, stay in cache: two buffers, from
  * one to the other at every reordering and every product.
  *
@@ -46,16 +47,16 @@ static void reorder(const struct ttm_permutation *p, const float *src, float *ds
     }
 }
 
-/* One row of the result: bias, activation, residual, cut to the layer's width. `row` is scratch. */
-static void finish_row(const struct contraction *t, float *row, size_t index)
+void contract_finish_row(const struct ttm_call *call, const struct ttm_shape *s,
+                         const struct kernels *k, float *row, size_t index)
 {
-    const struct epilogue *e = t->call->e;
-    size_t n = (size_t)t->s->out;
-    float *y = t->call->y + index * t->call->ldy;
+    const struct epilogue *e = call->e;
+    size_t n = (size_t)s->out;
+    float *y = call->y + index * call->ldy;
     if (e && e->bias)
         for (size_t j = 0; j < n; j++)
             row[j] += e->bias[j];
-    if (e && e->act != ACT_NONE) t->k->activate(row, n, e->act);
+    if (e && e->act != ACT_NONE) k->activate(row, n, e->act);
     if (e && e->residual) {
         const float *residual = e->residual + index * e->ldr;
         for (size_t j = 0; j < n; j++)
@@ -116,7 +117,7 @@ static void leave(const struct contraction *t, struct state *q, size_t row0, siz
             memcpy(row, src, (size_t)t->s->out * sizeof *row);
         else
             reorder(&t->h->steps.out, src, row);
-        finish_row(t, row, row0 + r);
+        contract_finish_row(t->call, t->s, t->k, row, row0 + r);
     }
 }
 
@@ -170,6 +171,10 @@ static void run_pieces(void *arg, size_t begin, size_t end, int worker)
 void contract_apply(const struct ttm_held *h, const struct ttm_plan *p, const struct ttm_shape *s,
                     const struct compute *c, const struct ttm_call *call)
 {
+    if (p->groups == 2) {
+        contract_pair_apply(h, p, s, c, call);
+        return;
+    }
     struct contraction t = {.h = h, .plan = p, .s = s, .k = c->k, .call = call};
     size_t threads = (size_t)pool_threads(c->pool), fewest = SIZE_MAX;
     for (int i = 0; i < h->steps.n; i++)

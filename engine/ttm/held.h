@@ -37,6 +37,14 @@ void rebuild_make(float *data, const struct ttm_held *h, const struct ttm_plan *
                   const struct ttm_shape *s, const struct compute *c, float *scratch,
                   uint64_t *mults);
 
+/* contract_finish_row -- a whole row of the result, in scratch, to row `index` of y: bias,
+ * activation, residual, cut to the layer's width. */
+void contract_finish_row(const struct ttm_call *call, const struct ttm_shape *s,
+                         const struct kernels *k, float *row, size_t index);
+
+void contract_pair_apply(const struct ttm_held *h, const struct ttm_plan *p,
+                         const struct ttm_shape *s, const struct compute *c,
+                         const struct ttm_call *call);
 void contract_apply(const struct ttm_held *h, const struct ttm_plan *p, const struct ttm_shape *s,
                     const struct compute *c, const struct ttm_call *call);
 

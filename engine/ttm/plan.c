@@ -20,6 +20,10 @@
 #define CHUNK_FLOATS ((size_t)128 * 1024)
 #define CHUNK_MIN_ROWS 24
 #define CHUNK_MAX 64
+#define PAIR_BLOCK_FLOATS ((size_t)48 * 1024)
+#define PAIR_MOST_FLOATS ((size_t)128 * 1024)
+#define PAIR_ROWS 32
+#define PAIR_FEW_ROWS 4
 #define REBUILD_TILE_FLOATS ((size_t)32 * 1024)
 
 void plan_chain(struct plan_chain *c, const struct ttm_shape *s, const int *first, int groups)
@@ -165,6 +169,39 @@ static int check_groups(const struct ttm_plan *p, const struct ttm_shape *s, con
     return 0;
 }
 
+void plan_pair(struct plan_pair *out, const struct ttm_plan *p, const struct ttm_shape *s)
+{
+    struct plan_chain c;
+    plan_chain(&c, s, p->first, 2);
+    int first = p->order[0], second = 1 - first;
+    *out = (struct plan_pair){.mf = c.m[first],
+                              .nf = c.n[first],
+                              .ms = c.m[second],
+                              .ns = c.n[second],
+                              .r = c.r[1],
+                              .left = first == 0,
+                              .j_step = 1,
+                              .few_rows = PAIR_FEW_ROWS};
+    out->by_output = out->mf * out->nf >= out->ms * out->ns;
+    while (out->j_step < PACK_N && out->j_step * out->r % PACK_N)
+        out->j_step *= 2;
+    if (out->j_step > out->nf) out->j_step = out->nf;
+    size_t least = out->by_output ? out->ms * out->r * out->j_step : out->nf * out->r;
+    out->rows = PAIR_MOST_FLOATS / least;
+    if (out->rows > PAIR_ROWS) out->rows = PAIR_ROWS;
+    if (out->rows < 1) out->rows = 1;
+    out->block = out->rows * least > PAIR_BLOCK_FLOATS ? out->rows * least : PAIR_BLOCK_FLOATS;
+}
+
+/* Rows of x and of the result, sums, t, and a block of rows times a panel. */
+size_t plan_pair_worker_floats(const struct plan_pair *p)
+{
+    size_t row = p->mf * p->ms + 2 * p->nf * p->ns;
+    size_t blocks = p->rows * row + p->block + PAIR_TILE_ROWS * PACK_N;
+    size_t whole = p->by_output ? 0 : p->few_rows * (row + p->ms * p->nf * p->r);
+    return mem_round_up(blocks > whole ? blocks : whole, 16) + 64; /* each part begins a line */
+}
+
 static void finish_contract(struct ttm_plan *p, const struct ttm_shape *s)
 {
     struct plan_chain c;
@@ -182,6 +219,11 @@ static void finish_contract(struct ttm_plan *p, const struct ttm_shape *s)
     if (chunk < least) chunk = least;
     p->chunk_rows = chunk > CHUNK_MAX ? CHUNK_MAX : chunk;
     p->worker_floats = 2 * mem_round_up(p->chunk_rows * st.max_floats, 16);
+    if (p->groups > 2) return;
+    struct plan_pair pair;
+    plan_pair(&pair, p, s);
+    p->chunk_rows = pair.rows;
+    p->worker_floats = plan_pair_worker_floats(&pair);
 }
 
 /* The tiles of a rebuild: see rebuild.c. */

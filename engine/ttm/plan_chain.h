@@ -20,6 +20,26 @@ void plan_step(struct ttm_step *st, const struct plan_chain *c, unsigned applied
                int group);
 void plan_out(struct ttm_permutation *out, const struct plan_chain *c, int last);
 
+/* A contraction of two groups, `first` and then `second`, as contract_pair.c cuts it up:
+ *
+ *     t[row, i, j, b] = sum_f x[row, (f, i)] first[f, j, b]          f < mf, i < ms
+ *     y[row, (j, s)]  = sum_{i, b} t[row, i, j, b] second[i, b, s]   j < nf, b < r, s < ns
+ *
+ * (f, i) and (j, s) in the order of the groups. By output: blocks of j, each through both products.
+ * By input: blocks of i, the sums of y going on from block to block. */
+#define PAIR_TILE_ROWS 96
+struct plan_pair {
+    size_t mf, nf, ms, ns, r;
+    bool left;       /* the first group is the left one */
+    bool by_output;  /* the first group has the larger weights */
+    size_t j_step;   /* blocks of j in multiples of this begin with a panel */
+    size_t block;    /* floats of t at once */
+    size_t rows;     /* most rows of x at once */
+    size_t few_rows; /* up to so many rows a thread, t may be whole (by input) */
+};
+void plan_pair(struct plan_pair *out, const struct ttm_plan *p, const struct ttm_shape *s);
+size_t plan_pair_worker_floats(const struct plan_pair *p);
+
 /* How a rebuild is cut up: W is made in tiles of `block` left output indices for one left input
  * index; each is a (block, rank) x (rank, width) product, width = m_right * n_right. */
 struct plan_tiles {
