@@ -32,10 +32,12 @@ int merge_pack(struct packed *out, const float *src, enum dtype t, size_t k, siz
                const char *what, struct err *err);
 
 /* rebuild_make -- W into `data`, F32 in the layout of pack.h for (in, out), all of it (padding
- * columns become zero); scratch: plan->worker_floats per thread. */
+ * columns become zero); scratch: plan->worker_floats per thread.
+ * rebuild_apply -- the layer, block by block of W, none of which is kept. */
 void rebuild_make(float *data, const struct ttm_held *h, const struct ttm_plan *p,
-                  const struct ttm_shape *s, const struct compute *c, float *scratch,
-                  uint64_t *mults);
+                  const struct ttm_shape *s, const struct compute *c, float *scratch);
+void rebuild_apply(const struct ttm_held *h, const struct ttm_plan *p, const struct ttm_shape *s,
+                   const struct compute *c, const struct ttm_call *call);
 
 /* contract_finish_row -- a whole row of the result, in scratch, to row `index` of y: bias,
  * activation, residual, cut to the layer's width. */

@@ -24,7 +24,8 @@
 #define PAIR_MOST_FLOATS ((size_t)128 * 1024)
 #define PAIR_ROWS 32
 #define PAIR_FEW_ROWS 4
-#define REBUILD_TILE_FLOATS ((size_t)32 * 1024)
+#define REBUILD_PANELS 4 /* most panels in a block */
+#define REBUILD_TILE_ROWS 24
 
 void plan_chain(struct plan_chain *c, const struct ttm_shape *s, const int *first, int groups)
 {
@@ -226,24 +227,46 @@ static void finish_contract(struct ttm_plan *p, const struct ttm_shape *s)
     p->worker_floats = plan_pair_worker_floats(&pair);
 }
 
-/* The tiles of a rebuild: see rebuild.c. */
+/* Left output indices that columns col0..col1-1 touch. */
+static size_t touched(size_t col0, size_t col1, size_t n_right)
+{
+    return (col1 - 1) / n_right + 1 - col0 / n_right;
+}
+
+/* Of all left output indices that blocks of `cols` columns touch, summed over the blocks of W; *most =
+ * the largest number in one. What two blocks share is computed twice. */
+static size_t touched_by_all(size_t out, size_t cols, size_t n_right, size_t *most)
+{
+    size_t sum = 0;
+    *most = 0;
+    for (size_t col = 0; col < out; col += cols) {
+        size_t n = touched(col, col + cols < out ? col + cols : out, n_right);
+        sum += n;
+        if (n > *most) *most = n;
+    }
+    return sum;
+}
+
+/* The smallest block for which little is computed twice. */
 void plan_tiles(struct plan_tiles *t, const struct ttm_plan *p, const struct ttm_shape *s)
 {
     int first[3] = {0, p->split, s->d};
     struct plan_chain c;
     plan_chain(&c, s, first, 2);
-    size_t left = ((size_t)s->in + c.m[1] - 1) / c.m[1]; /* parts beyond in and out are not made */
-    size_t right = ((size_t)s->out + c.n[1] - 1) / c.n[1], width = c.m[1] * c.n[1];
+    size_t out = (size_t)s->out, least = SIZE_MAX, most;
     *t = (struct plan_tiles){.rank = c.r[1],
                              .m_right = c.m[1],
                              .n_right = c.n[1],
-                             .left = left,
-                             .right = right,
                              .n_left = c.n[0],
-                             .width = width};
-    t->block = REBUILD_TILE_FLOATS / width;
-    if (t->block > right) t->block = right;
-    if (t->block < 1) t->block = 1;
+                             .width = c.m[1] * c.n[1],
+                             .left = ((size_t)s->in + c.m[1] - 1) / c.m[1]};
+    for (size_t panels = 1; panels <= REBUILD_PANELS; panels++) {
+        size_t sum = touched_by_all(out, panels * PACK_N, c.n[1], &most);
+        if (sum >= least - least / 20) continue;
+        least = sum;
+        t->cols = panels * PACK_N;
+        t->tile_rows = most > REBUILD_TILE_ROWS ? most : REBUILD_TILE_ROWS;
+    }
 }
 
 static void finish_dense(struct ttm_plan *p, const struct ttm_shape *s)
@@ -257,18 +280,18 @@ static void finish_dense(struct ttm_plan *p, const struct ttm_shape *s)
     struct plan_tiles t;
     plan_chain(&c, s, first, 2);
     plan_tiles(&t, p, s);
-    p->shared_floats = p->packed_floats;
     p->resident_floats = plan_chain_floats(&c);
     p->packed_floats = c.m[0] * c.n[0] * c.r[1] + c.r[1] * mem_round_up(t.width, PACK_N);
-    p->mults_per_call = (uint64_t)t.left * t.right * t.rank * t.width;
-    p->worker_floats = mem_round_up(t.block * t.width, 16);
+    size_t most, made = touched_by_all((size_t)s->out, t.cols, t.n_right, &most);
+    p->mults_per_call = (uint64_t)t.left * made * t.rank * t.width;
+    p->worker_floats = mem_round_up(t.cols * (size_t)s->in + t.tile_rows * (t.rank + t.width), 16);
 }
 
 int ttm_plan_finish(struct ttm_plan *p, const struct ttm_shape *s, const char *what,
                     struct err *err)
 {
     p->mults_per_row = p->mults_per_call = 0;
-    p->chunk_rows = p->worker_floats = p->shared_floats = p->packed_floats = 0;
+    p->chunk_rows = p->worker_floats = p->packed_floats = 0;
     if (p->method == TTM_CONTRACT) {
         int rc = check_groups(p, s, what, err);
         if (!rc) finish_contract(p, s);
@@ -317,7 +340,7 @@ uint64_t ttm_plan_mults(const struct ttm_plan *p, size_t rows)
 
 size_t ttm_plan_scratch(const struct ttm_plan *p, int threads)
 {
-    return p->shared_floats + (size_t)threads * p->worker_floats;
+    return (size_t)threads * p->worker_floats;
 }
 
 bool ttm_plan_same(const struct ttm_plan *a, const struct ttm_plan *b)

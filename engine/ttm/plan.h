@@ -38,7 +38,6 @@ struct ttm_plan {
     size_t packed_floats;    /* the same as laid out, columns in multiples of PACK_N */
     size_t chunk_rows;       /* CONTRACT: rows that go through all steps together */
     size_t worker_floats;    /* scratch of each compute thread */
-    size_t shared_floats;    /* scratch beside that: REBUILD's W, packed */
 };
 
 /* ttm_plan_finish -- check the choice in *p for a checked shape and fill the derived fields.

@@ -40,12 +40,14 @@ struct plan_pair {
 void plan_pair(struct plan_pair *out, const struct ttm_plan *p, const struct ttm_shape *s);
 size_t plan_pair_worker_floats(const struct plan_pair *p);
 
-/* How a rebuild is cut up: W is made in tiles of `block` left output indices for one left input
- * index; each is a (block, rank) x (rank, width) product, width = m_right * n_right. */
+/* How a rebuild is cut up: W is made in blocks of `cols` columns, each from tiles: for some left input
+ * indices and the left output indices that the block touches, tile_rows pairs of them at most, a
+ * (pairs, rank) x (rank, width) product, width = m_right * n_right. */
 struct plan_tiles {
     size_t rank, m_right, n_right, n_left, width;
-    size_t left, right; /* left input and output indices that are needed */
-    size_t block;
+    size_t left;      /* left input indices that are needed */
+    size_t cols;      /* whole panels */
+    size_t tile_rows; /* >= the left output indices that any block touches */
 };
 void plan_tiles(struct plan_tiles *t, const struct ttm_plan *p, const struct ttm_shape *s);
 

@@ -71,10 +71,9 @@ double ttm_plan_seconds(const struct ttm_plan *p, const struct ttm_shape *s, siz
                                cached ? m->cache : m->dram, m);
     double made = 2 * (double)p->mults_per_call / m->flops_many;
     double weights = (double)ttm_plan_bytes(p, w->dtype) / (cached ? m->cache : m->dram);
-    double w_bytes = 4 * (double)in * (double)out; /* to a tile, to W, and back in the product */
-    double bandwidth = w_bytes <= (double)m->cache_bytes ? m->cache : m->dram;
-    return fmax(made, weights) + 2 * w_bytes / m->cache + w_bytes / bandwidth +
-           product_seconds((double)rows, in, out, 4, bandwidth, m);
+    double w_bytes = 4 * (double)in * (double)out; /* to a tile, to a block, and into the product */
+    return fmax(made, weights) + 3 * w_bytes / m->cache +
+           product_seconds((double)rows, in, out, 4, m->cache, m);
 }
 
 size_t ttm_plan_bytes(const struct ttm_plan *p, enum dtype t)

@@ -2,93 +2,183 @@
  *
  *     W[(iL, iR), (jL, jR)] = sum_r L[iL, jL, r] R[r, iR, jR]
  *
- * For one iL and a block of jL this is a small matrix product whose result, a tile (jL, iR, jR), stays
- * in cache and is then dealt out to the panels: row (iL, iR), columns jL*nR + jR. Tiles are independent
- * and their sums run over r only, so that W's bits depend neither on the number of threads nor on
- * how the work is cut. Parts beyond `in` and `out` are not computed; the columns that fill up the last
- * panel are zero. */
+ * W is made in blocks of columns, whole panels that stay in a core's cache: for some iL and the jL that
+ * the block touches, a small matrix product gives a tile (iL, jL, iR, jR), which is dealt out to the
+ * panels. To apply a layer, each thread makes a block and multiplies all rows of x by it at once; W as
+ * a whole never exists, no thread waits for another, and W costs neither memory nor its traffic. A
+ * resident W is made by the same code, block by block into its place: both have the same bits, since
+ * sums run over r only and do not depend on how the work is cut. Parts beyond `in` and `out` are not
+ * computed; the columns that fill up the last panel are zero. */
 #include <string.h>
 
 #include "engine/ttm/held.h"
 
 struct rebuild {
-    float *data;
     const struct ttm_held *h;
     const struct ttm_plan *plan;
     size_t in, out;
-    const struct kernels *k;
+    const struct compute *c;
     float *scratch;
     uint64_t *mults;
+    float *whole;                /* making a resident W: (in, out) packed */
+    const struct ttm_call *call; /* applying: rows of x, in `parts` parts */
+    size_t parts;
 };
 
-/* Where the columns lo..hi-1 of a panel lie in a tile, relative to its row; true when side by side. */
-static bool find_lanes(const struct plan_tiles *t, size_t j0, size_t col, size_t lo, size_t hi,
-                       size_t from[PACK_N])
+/* Lanes of a panel that lie side by side in a tile's row. */
+struct run {
+    size_t lane, n, from;
+};
+
+/* The runs of the columns from `col` up to `end`, for a tile whose first left index is j0. */
+static int find_runs(const struct plan_tiles *t, size_t j0, size_t col, size_t end,
+                     struct run runs[PACK_N])
 {
-    bool together = true;
-    for (size_t lane = lo; lane < hi; lane++) {
-        size_t c = col + lane - j0 * t->n_right;
-        from[lane] = c / t->n_right * t->width + c % t->n_right;
-        if (lane > lo) together &= from[lane] == from[lane - 1] + 1;
+    int n = 0;
+    for (size_t c = col; c < end && c < col + PACK_N; n++) {
+        size_t j = c / t->n_right, right = c % t->n_right, len = t->n_right - right;
+        if (len > end - c) len = end - c;
+        if (len > col + PACK_N - c) len = col + PACK_N - c;
+        runs[n] = (struct run){c - col, len, (j - j0) * t->width + right};
+        c += len;
     }
-    return together;
+    return n;
 }
 
-/* Panel by panel, rows inside: reads and writes both move on by neighbouring addresses. */
-static void deal_out(const struct rebuild *r, const float *tile, size_t il, size_t j0, size_t block)
+static void copy_run(float *to, const float *from, size_t n)
+{
+    if (n == PACK_N) /* a constant: no call */
+        memcpy(to, from, PACK_N * sizeof *to);
+    else
+        for (size_t i = 0; i < n; i++)
+            to[i] = from[i];
+}
+
+/* A tile of left inputs i0..i0+n-1 and left outputs from j0 on to the block's panels. */
+static void deal_out(const struct rebuild *r, const float *tile, size_t i0, size_t n, size_t j0,
+                     size_t nj, size_t col0, size_t col1, float *block)
 {
     const struct plan_tiles *t = &r->h->tiles;
-    size_t row0 = il * t->m_right, rows = r->in - row0 < t->m_right ? r->in - row0 : t->m_right;
-    size_t begin = j0 * t->n_right, end = (j0 + block) * t->n_right, from[PACK_N];
-    if (end > r->out) end = r->out;
-    for (size_t col = begin / PACK_N * PACK_N; col < end; col += PACK_N) {
-        size_t lo = col < begin ? begin - col : 0, hi = end - col < PACK_N ? end - col : PACK_N;
-        bool together = find_lanes(t, j0, col, lo, hi, from);
-        float *at = r->data + (col / PACK_N * r->in + row0) * PACK_N;
-        const float *src = tile;
-        for (size_t row = 0; row < rows; row++, at += PACK_N, src += t->n_right) {
-            if (together)
-                memcpy(at + lo, src + from[lo], (hi - lo) * sizeof *at);
-            else
-                for (size_t lane = lo; lane < hi; lane++)
-                    at[lane] = src[from[lane]];
+    struct run runs[PACK_N];
+    for (size_t col = col0; col < col1; col += PACK_N, block += r->in * PACK_N) {
+        int n_runs = find_runs(t, j0, col, col1, runs);
+        for (size_t i = i0; i < i0 + n; i++) {
+            size_t row0 = i * t->m_right;
+            size_t rows = r->in - row0 < t->m_right ? r->in - row0 : t->m_right;
+            const float *src = tile + (i - i0) * nj * t->width;
+            float *to = block + row0 * PACK_N;
+            for (size_t row = 0; row < rows; row++, to += PACK_N, src += t->n_right)
+                for (int k = 0; k < n_runs; k++)
+                    copy_run(to + runs[k].lane, src + runs[k].from, runs[k].n);
         }
     }
 }
 
-static void make_tiles(void *arg, size_t begin, size_t end, int worker)
+/* Columns col0..col1-1 of W, whole panels of (in, PACK_N) one after the other. */
+static void make_block(const struct rebuild *r, size_t col0, size_t col1, float *block,
+                       float *scratch)
 {
-    const struct rebuild *r = arg;
     const struct plan_tiles *t = &r->h->tiles;
-    size_t blocks = (t->right + t->block - 1) / t->block;
-    float *tile = r->scratch + (size_t)worker * r->plan->worker_floats;
-    struct compute alone = {.pool = NULL, .k = r->k};
-    for (size_t item = begin; item < end; item++) {
-        size_t il = item / blocks, j0 = item % blocks * t->block;
-        size_t block = t->right - j0 < t->block ? t->right - j0 : t->block;
-        const float *left = r->h->left + (il * t->n_left + j0) * t->rank;
-        matmul(&alone, left, t->rank, block, &r->h->right, tile, t->width, NULL);
-        deal_out(r, tile, il, j0, block);
-        if (r->mults) __atomic_fetch_add(r->mults, block * t->rank * t->width, __ATOMIC_RELAXED);
+    struct compute alone = {.pool = NULL, .k = r->c->k};
+    size_t j0 = col0 / t->n_right, nj = (col1 - 1) / t->n_right + 1 - j0;
+    float *left = scratch, *tile = scratch + t->tile_rows * t->rank;
+    size_t step = t->tile_rows / nj;
+    if (col1 % PACK_N) {
+        float *last = block + (col1 - col0) / PACK_N * r->in * PACK_N;
+        memset(last, 0, r->in * PACK_N * sizeof *last);
+    }
+    for (size_t i0 = 0, n; i0 < t->left; i0 += n) {
+        n = t->left - i0 < step ? t->left - i0 : step;
+        for (size_t i = 0; i < n; i++)
+            memcpy(left + i * nj * t->rank, r->h->left + ((i0 + i) * t->n_left + j0) * t->rank,
+                   nj * t->rank * sizeof *left);
+        matmul(&alone, left, t->rank, n * nj, &r->h->right, tile, t->width, NULL);
+        deal_out(r, tile, i0, n, j0, nj, col0, col1, block);
+        if (r->mults) __atomic_fetch_add(r->mults, n * nj * t->rank * t->width, __ATOMIC_RELAXED);
     }
 }
 
-void rebuild_make(float *data, const struct ttm_held *h, const struct ttm_plan *p,
-                  const struct ttm_shape *s, const struct compute *c, float *scratch,
-                  uint64_t *mults)
+static size_t block_end(const struct rebuild *r, size_t col0)
 {
-    struct rebuild r = {.data = data,
-                        .h = h,
+    size_t end = col0 + r->h->tiles.cols;
+    return end < r->out ? end : r->out;
+}
+
+static void make_task(void *arg, size_t begin, size_t end, int worker)
+{
+    const struct rebuild *r = arg;
+    float *scratch = r->scratch + (size_t)worker * r->plan->worker_floats;
+    for (size_t b = begin; b < end; b++) {
+        size_t col0 = b * r->h->tiles.cols;
+        make_block(r, col0, block_end(r, col0), r->whole + col0 * r->in, scratch);
+    }
+}
+
+/* Rows of x times a block that was just made. */
+static void multiply(const struct rebuild *r, const float *block, size_t col0, size_t col1,
+                     size_t row0, size_t rows)
+{
+    const struct ttm_call *call = r->call;
+    const struct compute alone = {.pool = NULL, .k = r->c->k};
+    struct packed w = {
+        .dtype = DTYPE_F32, .k = r->in, .n = col1 - col0, .data = (void *)(uintptr_t)block};
+    struct epilogue e = call->e ? *call->e : (struct epilogue){0};
+    if (e.bias) e.bias += col0;
+    if (e.residual) e.residual += row0 * e.ldr + col0;
+    matmul(&alone, call->x + row0 * call->ldx, call->ldx, rows, &w,
+           call->y + row0 * call->ldy + col0, call->ldy, &e);
+    if (r->call->mults)
+        __atomic_fetch_add(call->mults, (uint64_t)rows * r->in * (col1 - col0), __ATOMIC_RELAXED);
+}
+
+static void apply_task(void *arg, size_t begin, size_t end, int worker)
+{
+    struct rebuild r = *(struct rebuild *)arg;
+    float *block = r.scratch + (size_t)worker * r.plan->worker_floats;
+    float *scratch = block + r.h->tiles.cols * r.in;
+    for (size_t item = begin; item < end; item++) {
+        size_t part = item % r.parts, rows = (r.call->rows + r.parts - 1) / r.parts;
+        size_t row0 = part * rows, col0 = item / r.parts * r.h->tiles.cols;
+        if (row0 >= r.call->rows) continue;
+        if (rows > r.call->rows - row0) rows = r.call->rows - row0;
+        r.mults = part == 0 ? r.call->mults : NULL; /* W is made once for the count */
+        make_block(&r, col0, block_end(&r, col0), block, scratch);
+        multiply(&r, block, col0, block_end(&r, col0), row0, rows);
+    }
+}
+
+static size_t blocks(const struct rebuild *r)
+{
+    return (r->out + r->h->tiles.cols - 1) / r->h->tiles.cols;
+}
+
+void rebuild_make(float *data, const struct ttm_held *h, const struct ttm_plan *p,
+                  const struct ttm_shape *s, const struct compute *c, float *scratch)
+{
+    struct rebuild r = {.h = h,
                         .plan = p,
                         .in = (size_t)s->in,
                         .out = (size_t)s->out,
-                        .k = c->k,
+                        .c = c,
                         .scratch = scratch,
-                        .mults = mults};
-    if (r.out % PACK_N) {
-        float *last = data + r.out / PACK_N * r.in * PACK_N;
-        memset(last, 0, r.in * PACK_N * sizeof *last);
-    }
-    size_t blocks = (h->tiles.right + h->tiles.block - 1) / h->tiles.block;
-    pool_for(c->pool, h->tiles.left * blocks, 1, make_tiles, &r);
+                        .whole = data};
+    pool_for(c->pool, blocks(&r), 1, make_task, &r);
+}
+
+void rebuild_apply(const struct ttm_held *h, const struct ttm_plan *p, const struct ttm_shape *s,
+                   const struct compute *c, const struct ttm_call *call)
+{
+    struct rebuild r = {.h = h,
+                        .plan = p,
+                        .in = (size_t)s->in,
+                        .out = (size_t)s->out,
+                        .c = c,
+                        .scratch = call->scratch,
+                        .call = call};
+    /* More threads than blocks: several make the same block for different rows. */
+    size_t threads = (size_t)pool_threads(c->pool), most = (call->rows + 11) / 12;
+    r.parts = threads / blocks(&r);
+    if (r.parts > most) r.parts = most;
+    if (r.parts < 1) r.parts = 1;
+    pool_for(c->pool, blocks(&r) * r.parts, 1, apply_task, &r);
 }

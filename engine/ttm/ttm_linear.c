@@ -117,7 +117,7 @@ static int hold_dense(struct ttm_held *h, const struct ttm *w, const struct ttm_
     if (!rc)
         rc = packed_init(&wide, DTYPE_F32, (size_t)w->shape.in, (size_t)w->shape.out, what, err);
     if (rc) goto out;
-    rebuild_make(wide.data, h, &rebuild, &w->shape, c, scratch, NULL);
+    rebuild_make(wide.data, h, &rebuild, &w->shape, c, scratch);
     if (t == DTYPE_F32) {
         h->dense = wide;
         memset(&wide, 0, sizeof wide);
@@ -220,14 +220,7 @@ void ttm_linear_apply_role(const struct ttm_linear *l, enum ttm_role role, const
     } else if (p->method == TTM_RESIDENT) {
         apply_dense(&h->dense, c, call);
     } else {
-        struct packed w = {.dtype = DTYPE_F32,
-                           .k = (size_t)l->shape.in,
-                           .n = (size_t)l->shape.out,
-                           .bytes = p->shared_floats * sizeof(float),
-                           .data = call->scratch};
-        rebuild_make(call->scratch, h, p, &l->shape, c, call->scratch + p->shared_floats,
-                     call->mults);
-        apply_dense(&w, c, call);
+        rebuild_apply(h, p, &l->shape, c, call);
     }
 }
 

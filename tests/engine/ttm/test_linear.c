@@ -113,14 +113,14 @@ static float *scratch_for(size_t floats)
     return p;
 }
 
-static void one_layer(struct draw *d, const struct compute *c, size_t rows)
+/* A random layer of this shape by this plan is the dense matrix, and costs what was predicted. */
+static void apply_shape(struct draw *d, const struct compute *c, const struct ttm_shape *s,
+                        struct ttm_plan *plan, size_t rows, enum dtype t)
 {
-    static const enum dtype types[] = {DTYPE_F32, DTYPE_F32, DTYPE_F32, DTYPE_BF16, DTYPE_F16};
-    struct ttm_shape s = draw_shape(d, 300, 9);
     struct ttm w;
-    draw_ttm(d, &w, &s);
-    struct ttm_plan p = draw_plan(d, &s);
-    enum dtype t = types[draw_int(d, 0, 4)];
+    draw_ttm(d, &w, s);
+    ck_assert_int_eq(ttm_plan_finish(plan, s, "x", NULL), 0);
+    const struct ttm_plan p = *plan;
     struct ttm_linear *l = linear(&w, p, p, t, c);
     struct call k;
     call_open(&k, d, &w, rows);
@@ -138,7 +138,7 @@ static void one_layer(struct draw *d, const struct compute *c, size_t rows)
     ttm_linear_apply_role(l, TTM_DECODE, c, &tc);
     char text[TTM_PLAN_TEXT], shape[TTM_SHAPE_TEXT];
     ttm_plan_format(&p, text);
-    ttm_shape_format(&s, shape);
+    ttm_shape_format(s, shape);
     double limit = t == DTYPE_F32 || p.method == TTM_REBUILD ? 1e-5 : t == DTYPE_F16 ? 1e-2 : 8e-2;
     ck_assert_msg(call_error(&k) < limit, "%s %s %s rows %zu: %g", shape, text, dtype_name(t), rows,
                   call_error(&k));
@@ -152,6 +152,14 @@ static void one_layer(struct draw *d, const struct compute *c, size_t rows)
     ttm_release(&w);
 }
 
+static void one_layer(struct draw *d, const struct compute *c, size_t rows)
+{
+    static const enum dtype types[] = {DTYPE_F32, DTYPE_F32, DTYPE_F32, DTYPE_BF16, DTYPE_F16};
+    struct ttm_shape s = draw_shape(d, 300, 9);
+    struct ttm_plan p = draw_plan(d, &s);
+    apply_shape(d, c, &s, &p, rows, types[draw_int(d, 0, 4)]);
+}
+
 START_TEST(any_plan_is_the_dense_matrix)
 {
     struct compute c = compute_with(_i ? 3 : 1);
@@ -159,6 +167,36 @@ START_TEST(any_plan_is_the_dense_matrix)
     int rounds = harness_sanitized() ? 60 : 300;
     for (int round = 0; round < rounds; round++)
         one_layer(&d, &c, (size_t)(round % 7 ? draw_int(&d, 1, 9) : draw_int(&d, 10, 150)));
+    pool_free(c.pool);
+}
+END_TEST
+
+/* Ranks that fill panels, that do not, and rows that fill chunks: the ways in which two groups are
+ * contracted and W is rebuilt. */
+START_TEST(larger_ranks)
+{
+    static const char *const shapes[] = {"(8,8)(8,8)(4,3)", "(4,16)(32,2)", "(2,3)(40,33)",
+                                         "(33,40)(3,2)", "(1,64)(48,1)"};
+    static const int ranks[] = {16, 32, 48, 64, 20};
+    static const size_t rows[] = {1, 3, 7, 9, 40, 97};
+    struct compute c = compute_with(_i + 1);
+    struct draw d = {.seed = 55};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        for (size_t k = 0; k < sizeof ranks / sizeof *ranks; k++) {
+            struct ttm_shape s;
+            ck_assert_int_eq(ttm_shape_parse(&s, shapes[i], "x", NULL), 0);
+            for (int b = 1; b < s.d; b++)
+                s.r[b] = ranks[k];
+            if (i == 2) s.in -= 3, s.out -= 5; /* padded */
+            for (int m = 0; m < 6; m++) {
+                struct ttm_plan p = {.method = m < 4 ? TTM_CONTRACT : TTM_REBUILD,
+                                     .groups = 2,
+                                     .split = m == 4 ? 1 : s.d - 1,
+                                     .first = {0, m & 1 ? 1 : s.d - 1, s.d},
+                                     .order = {m & 2 ? 1 : 0, m & 2 ? 0 : 1}};
+                apply_shape(&d, &c, &s, &p, rows[(i + k + (size_t)m) % 6], DTYPE_F32);
+            }
+        }
     pool_free(c.pool);
 }
 END_TEST
@@ -297,6 +335,7 @@ static Suite *suite(void)
     TCase *c = tcase_create("linear");
     tcase_set_timeout(c, 240);
     tcase_add_loop_test(c, any_plan_is_the_dense_matrix, 0, 2);
+    tcase_add_loop_test(c, larger_ranks, 0, 3);
     tcase_add_test(c, rows_do_not_see_each_other);
     tcase_add_test(c, rebuilt_is_resident_bit_for_bit);
     tcase_add_test(c, a_real_layer);
