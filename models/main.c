@@ -25,6 +25,7 @@ static const struct {
     {"generate", cmd_generate, "continue a text"},
     {"eval", cmd_eval, "perplexity of a text"},
     {"inspect", cmd_inspect, "what a model directory holds"},
+    {"tokenizer", cmd_tokenizer, "train a tokenizer on a text"},
     {"bench", cmd_bench, "speed of a model beside the machine's limits"},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };

@@ -30,55 +30,81 @@ static bool dots(const char *name)
     return !strcmp(name, ".") || !strcmp(name, "..");
 }
 
+static bool listed(const char *name, const char *const *names)
+{
+    for (; *names; names++)
+        if (!strcmp(name, *names)) return true;
+    return false;
+}
+
+struct census {
+    bool has_config, has_dirs;
+    char *other; /* owned; an entry that is not in the list, if there is one */
+};
+
 /* How many entries a directory has (-1: it is none), and what they are. */
-static int census(const char *path, bool *has_config, bool *has_dirs)
+static int census(const char *path, const char *const *names, struct census *c)
 {
     DIR *d = opendir(path);
     if (!d) return -1;
     int n = 0;
-    *has_config = *has_dirs = false;
     for (struct dirent *e; (e = readdir(d));) {
         if (dots(e->d_name)) continue;
         struct stat st;
         n++;
         if (fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(st.st_mode))
-            *has_dirs = true;
-        if (!strcmp(e->d_name, "config.json")) *has_config = true;
+            c->has_dirs = true;
+        if (!strcmp(e->d_name, "config.json")) c->has_config = true;
+        if (names && !c->other && !listed(e->d_name, names)) c->other = mem_strdup(e->d_name);
     }
     closedir(d);
     return n;
 }
 
-static int check_target(struct outdir *o, bool force, struct err *err)
+/* Whether a directory of n entries may be replaced: what it must not hold, or lacks. */
+static int check_contents(const struct outdir *o, const struct census *c, bool model, bool force,
+                          struct err *err)
+{
+    if (!force)
+        return err_set(err, ERR_INVALID, "%s exists and is not empty; --force replaces a %s there",
+                       o->path, model ? "model" : "tokenizer");
+    if (c->has_dirs)
+        return err_set(err, ERR_INVALID, "%s is not replaced: it contains directories", o->path);
+    if (model && !c->has_config)
+        return err_set(err, ERR_INVALID, "%s is not replaced: it has no config.json", o->path);
+    if (c->other)
+        return err_set(err, ERR_INVALID, "%s is not replaced: it has a file %.80s", o->path,
+                       c->other);
+    return 0;
+}
+
+static int check_target(struct outdir *o, const char *const *names, bool force, struct err *err)
 {
     struct stat st;
-    bool has_config, has_dirs;
+    struct census c = {0};
     if (lstat(o->path, &st) != 0) {
         if (errno == ENOENT) return 0;
         return err_set(err, ERR_IO, "cannot look at %s: %s", o->path, strerror(errno));
     }
-    int n = S_ISDIR(st.st_mode) ? census(o->path, &has_config, &has_dirs) : -1;
+    int rc = 0, n = S_ISDIR(st.st_mode) ? census(o->path, names, &c) : -1;
     if (n < 0)
-        return err_set(err, ERR_INVALID, "%s exists and is not a directory that can be read",
-                       o->path);
-    if (n == 0) return 0;
-    if (!force)
-        return err_set(err, ERR_INVALID,
-                       "%s exists and is not empty; --force replaces a model there", o->path);
-    if (!has_config || has_dirs)
-        return err_set(err, ERR_INVALID, "%s is not replaced: it %s", o->path,
-                       has_dirs ? "contains directories" : "has no config.json");
-    o->replace = true;
-    return 0;
+        rc =
+            err_set(err, ERR_INVALID, "%s exists and is not a directory that can be read", o->path);
+    else if (n > 0)
+        rc = check_contents(o, &c, !names, force, err);
+    o->replace = rc == 0 && n > 0;
+    free(c.other);
+    return rc;
 }
 
-int outdir_begin(struct outdir *o, const char *path, bool force, struct err *err)
+int outdir_begin_only(struct outdir *o, const char *path, const char *const *names, bool force,
+                      struct err *err)
 {
     *o = (struct outdir){.path = mem_strdup(path)};
     size_t len = strlen(o->path);
     while (len > 1 && o->path[len - 1] == '/')
         o->path[--len] = 0;
-    int rc = len ? check_target(o, force, err)
+    int rc = len ? check_target(o, names, force, err)
                  : err_set(err, ERR_INVALID, "the name of the output directory is empty");
     if (rc) goto out;
     struct buf b = {0};
@@ -92,6 +118,11 @@ int outdir_begin(struct outdir *o, const char *path, bool force, struct err *err
 out:
     if (rc) outdir_abort(o);
     return rc;
+}
+
+int outdir_begin(struct outdir *o, const char *path, bool force, struct err *err)
+{
+    return outdir_begin_only(o, path, NULL, force, err);
 }
 
 int outdir_write(const struct outdir *o, const char *name, const void *data, size_t len,

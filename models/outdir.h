@@ -23,6 +23,11 @@ struct outdir {
  */
 int outdir_begin(struct outdir *o, const char *path, bool force, struct err *err);
 
+/* outdir_begin_only -- the same for a directory that is no model: with force one is replaced that holds
+ * nothing but files of these names (NULL-terminated list). */
+int outdir_begin_only(struct outdir *o, const char *path, const char *const *names, bool force,
+                      struct err *err);
+
 /* outdir_write -- a whole file NAME in it, synchronised to disk. Errors: ERR_IO. */
 int outdir_write(const struct outdir *o, const char *name, const void *data, size_t len,
                  struct err *err);

@@ -28,6 +28,6 @@ int tool_interrupted(struct err *err);
  * message is printed by main. Whatever it was writing is finished, or was never there. */
 typedef int tool_command(const struct tool *t, int argc, char **argv, struct err *err);
 
-tool_command cmd_init, cmd_generate, cmd_eval, cmd_inspect, cmd_bench;
+tool_command cmd_init, cmd_generate, cmd_eval, cmd_inspect, cmd_bench, cmd_tokenizer;
 
 #endif

@@ -17,7 +17,7 @@ static void one_line(const struct tool_result *r, const char *says)
     ck_assert_str_eq(strchr(r->log, '\n') ? strchr(r->log, '\n') : "nothing", "\n");
 }
 
-static const char *const commands[] = {"init", "generate", "eval", "inspect", "bench"};
+static const char *const commands[] = {"init", "generate", "eval", "inspect", "tokenizer", "bench"};
 
 START_TEST(every_command_has_help)
 {
