@@ -20,30 +20,6 @@ struct loglikelihood {
     double timeout_s;
 };
 
-static void encode_pair(const struct tokenizer *t, const json_t *context,
-                        const json_t *continuation, int32_t eos, struct pair *p)
-{
-    struct buf whole = {0};
-    struct tokens head = {0};
-    size_t n = json_string_length(context);
-    const char *s = json_string_value(context);
-    while (n > 0 && strchr(" \t\n\r\v\f", s[n - 1]))
-        n--;
-    buf_append(&whole, s, json_string_length(context));
-    buf_append(&whole, json_string_value(continuation), json_string_length(continuation));
-    if (json_string_length(context) == 0) {
-        tokens_push(&p->ids, eos);
-        p->context = 1;
-        tokenizer_encode(t, whole.data ? whole.data : "", whole.len, true, &p->ids);
-    } else {
-        tokenizer_encode(t, whole.data, whole.len, true, &p->ids);
-        tokenizer_encode(t, s, n, true, &head);
-        p->context = head.n;
-    }
-    tokens_release(&head);
-    buf_release(&whole);
-}
-
 static int ids_pair(const char *name, const json_t *context, const json_t *continuation,
                     const struct param_env *env, struct pair *p, struct api_error *e)
 {
@@ -71,7 +47,9 @@ static int parse_pair(const json_t *v, size_t i, const struct param_env *env, st
     if (env->eos < 0)
         return api_fail(e, API_UNSUPPORTED, name, "the model has no end-of-text token");
     if (json_is_string(context) && json_is_string(continuation))
-        encode_pair(env->tokenizer, context, continuation, env->eos, p);
+        p->context = tokenizer_encode_pair(
+            env->tokenizer, json_string_value(context), json_string_length(context),
+            json_string_value(continuation), json_string_length(continuation), env->eos, &p->ids);
     else if (!json_is_array(context) || !json_is_array(continuation))
         return api_fail(e, API_INVALID_TYPE, name,
                         "'%s' has %s as context and %s as continuation: expected two strings or "

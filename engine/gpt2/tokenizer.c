@@ -8,6 +8,7 @@
 #include "engine/gpt2/tokenizer.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine/base/mem.h"
 #include "engine/gpt2/pretokenizer.h"
@@ -105,6 +106,29 @@ void tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, b
     encode_segment(t, text + done, len - done, &scratch, out);
     free(m.list);
     bpe_scratch_release(&scratch);
+}
+
+size_t tokenizer_encode_pair(const struct tokenizer *t, const char *context, size_t context_len,
+                             const char *continuation, size_t continuation_len, int32_t eos,
+                             struct tokens *out)
+{
+    if (context_len == 0) {
+        tokens_push(out, eos);
+        tokenizer_encode(t, continuation, continuation_len, true, out);
+        return 1;
+    }
+    struct buf whole = {0};
+    struct tokens head = {0};
+    buf_append(&whole, context, context_len);
+    buf_append(&whole, continuation, continuation_len);
+    tokenizer_encode(t, whole.data, whole.len, true, out);
+    while (context_len > 0 && strchr(" \t\n\r\v\f", context[context_len - 1]))
+        context_len--;
+    tokenizer_encode(t, context, context_len, true, &head);
+    size_t n = head.n;
+    tokens_release(&head);
+    buf_release(&whole);
+    return n;
 }
 
 const char *tokenizer_bytes(const struct tokenizer *t, int32_t id, size_t *len)

@@ -50,6 +50,16 @@ int tokenizer_parse_bpe(struct tokenizer **out, const char *vocab_json, size_t v
 void tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, bool special,
                       struct tokens *out);
 
+/* tokenizer_encode_pair -- append the ids of a context and its continuation, as lm-evaluation-harness
+ * splits them: encoded as one text and cut at the number of tokens of the context alone, after its
+ * trailing white space has moved to the continuation, where BPE wants it. An empty context is `eos`.
+ * Returns how many of the ids are the context's: 0 if it is nothing but white space; the continuation
+ * may have none.
+ */
+size_t tokenizer_encode_pair(const struct tokenizer *t, const char *context, size_t context_len,
+                             const char *continuation, size_t continuation_len, int32_t eos,
+                             struct tokens *out);
+
 /* tokenizer_bytes -- the bytes a token stands for (static until close, not NUL-terminated);
  * *len 0 and "" for an id without a token. Special tokens give their literal text. */
 const char *tokenizer_bytes(const struct tokenizer *t, int32_t id, size_t *len);

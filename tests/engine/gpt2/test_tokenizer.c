@@ -100,6 +100,31 @@ END_TEST
 #define ADDED(id, text, special) \
     "{\"id\": " #id ", \"content\": \"" text "\", \"special\": " special "}"
 
+START_TEST(pairs_are_cut_after_the_context)
+{
+    struct tokenizer *t = make(FIXTURE_BYTE_LEVEL, "", "");
+    static const struct {
+        const char *context, *continuation;
+        size_t in_context, in_all;
+    } cases[] = {
+        {"the", " the", 1, 2},   {"the ", "the", 1, 2}, /* the space belongs to what follows it */
+        {"the \n", "the", 1, 4}, {"", "abc", 1, 2},     /* end-of-text stands for no context */
+        {"  ", "abc", 0, 3},     {"abc", "", 1, 1},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct tokens ids = {0};
+        size_t n =
+            tokenizer_encode_pair(t, cases[i].context, strlen(cases[i].context),
+                                  cases[i].continuation, strlen(cases[i].continuation), 7, &ids);
+        ck_assert_uint_eq(n, cases[i].in_context);
+        ck_assert_msg(ids.n == cases[i].in_all, "case %zu has %zu tokens", i, ids.n);
+        if (!*cases[i].context) ck_assert_int_eq(ids.ids[0], 7);
+        tokens_release(&ids);
+    }
+    tokenizer_close(t);
+}
+END_TEST
+
 START_TEST(added_tokens)
 {
     struct tokenizer *t =
@@ -273,6 +298,7 @@ static Suite *suite(void)
     tcase_set_timeout(t, 60);
     tcase_add_test(t, merges_apply_in_order);
     tcase_add_test(t, trivia);
+    tcase_add_test(t, pairs_are_cut_after_the_context);
     tcase_add_test(t, added_tokens);
     tcase_add_test(t, prefix_space);
     tcase_add_test(t, accepted_settings);
