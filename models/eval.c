@@ -1,12 +1,14 @@
-/* ttm eval: perplexity of a text, printed. */
+/* ttm eval: perplexity of a text; with --task a task without training for it (eval_task.c). */
 #include <string.h>
 
+#include "models/eval_data.h"
+#include "models/eval_task.h"
 #include "models/options.h"
 #include "models/score.h"
 
 struct eval_args {
-    const char *text, *prefix;
-    int64_t window, stride, max_tokens; /* 0 = default */
+    const char *text, *prefix, *task, *data;
+    int64_t window, stride, max_tokens, limit; /* 0 = default */
     bool json;
     struct session_flags session;
 };
@@ -14,7 +16,7 @@ struct eval_args {
 #define FIELD(f) offsetof(struct eval_args, f)
 static const struct option table[] = {
     {"text", 0, OPTION_STRING, FIELD(text), "FILE", 0, 0, NULL,
-     "the text, UTF-8; - = standard input (required)"},
+     "the text, UTF-8; - = standard input (required without --task)"},
     {"window", 0, OPTION_INT, FIELD(window), "N", 2, 1 << 24, NULL,
      "tokens that the model sees at once (default its context)"},
     {"stride", 0, OPTION_INT, FIELD(stride), "N", 1, 1 << 24, NULL,
@@ -23,6 +25,12 @@ static const struct option table[] = {
      "bos: end-of-text goes first and every token is scored (default none)"},
     {"max-tokens", 0, OPTION_INT, FIELD(max_tokens), "N", 1, 1ll << 40, NULL,
      "only so many tokens from the beginning"},
+    {"task", 0, OPTION_STRING, FIELD(task), "T", 0, 0, EVAL_TASKS,
+     "a task, zero-shot: accuracy, perplexity of the last word, F1, MCC"},
+    {"data", 0, OPTION_STRING, FIELD(data), "FILE", 0, 0, NULL,
+     "of the task: LAMBADA's JSON lines, GLUE's TSV (required with --task)"},
+    {"limit", 0, OPTION_INT, FIELD(limit), "N", 1, 1 << 30, NULL,
+     "only so many items of the task's file"},
     {"json", 0, OPTION_BOOL, FIELD(json), NULL, 0, 0, NULL, "one JSON object"},
     SESSION_OPTIONS(FIELD(session)),
 };
@@ -32,7 +40,8 @@ static const struct options options = {
     .n_arguments = 1,
     .about =
         "Perplexity of a text under the model in DIR, over windows, as POST /v1/perplexity\n"
-        "computes it.",
+        "computes it. `--task T` asks for the answers of a task by the log-likelihoods of its "
+        "label words.",
     .table = table,
     .n = sizeof table / sizeof *table,
 };
@@ -69,24 +78,50 @@ static void print_json(const struct score *e, FILE *f)
             (double)e->sums.scored / e->seconds);
 }
 
+static int check_args(const struct eval_args *a, struct err *err)
+{
+    if (a->task && a->text)
+        return err_set_param(err, ERR_INVALID, "task", "--task goes without --text");
+    if (a->task && !a->data)
+        return err_set_param(err, ERR_MISSING, "data", "--data is missing: the file of the task");
+    if (!a->task && (a->data || a->limit))
+        return err_set_param(err, ERR_INVALID, "data", "--%s goes with --task",
+                             a->data ? "data" : "limit");
+    if (!a->task && !a->text)
+        return err_set_param(err, ERR_MISSING, "text", "--text is missing: the file to score");
+    return 0;
+}
+
+static int eval_text(const struct tool *t, const char *dir, const struct eval_args *a,
+                     struct err *err)
+{
+    struct score_text text;
+    struct score score;
+    struct score_options o = {.prefix = strcmp(a->prefix, "bos") ? PPL_PREFIX_NONE : PPL_PREFIX_BOS,
+                              .window = (size_t)a->window,
+                              .stride = (size_t)a->stride,
+                              .max_tokens = (size_t)a->max_tokens,
+                              .session = a->session};
+    int rc = score_text_read(&text, a->text, err);
+    if (rc == 0) rc = score_model(&score, t, dir, &text, &o, err);
+    if (rc == 0) (a->json ? print_json : print_text)(&score, t->out);
+    buf_release(&text.bytes);
+    return rc;
+}
+
 int cmd_eval(const struct tool *t, int argc, char **argv, struct err *err)
 {
     struct eval_args a = {.prefix = "none", .session = SESSION_FLAGS_DEFAULT};
-    struct score_text text;
-    struct score score;
     const char *dir;
     int rc = options_parse(&options, &a, &dir, argc, argv, t->out, err);
     if (rc) return rc == OPTIONS_HELP ? 0 : rc;
-    if (!a.text)
-        return err_set_param(err, ERR_MISSING, "text", "--text is missing: the file to score");
-    struct score_options o = {.prefix = strcmp(a.prefix, "bos") ? PPL_PREFIX_NONE : PPL_PREFIX_BOS,
-                              .window = (size_t)a.window,
-                              .stride = (size_t)a.stride,
-                              .max_tokens = (size_t)a.max_tokens,
-                              .session = a.session};
-    rc = score_text_read(&text, a.text, err);
-    if (rc == 0) rc = score_model(&score, t, dir, &text, &o, err);
-    if (rc == 0) (a.json ? print_json : print_text)(&score, t->out);
-    buf_release(&text.bytes);
-    return rc;
+    rc = check_args(&a, err);
+    if (rc) return rc;
+    if (!a.task) return eval_text(t, dir, &a, err);
+    struct eval_task task = {.task = a.task,
+                             .data = a.data,
+                             .limit = (size_t)a.limit,
+                             .json = a.json,
+                             .session = a.session};
+    return eval_task(t, dir, &task, err);
 }

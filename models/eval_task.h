@@ -1,0 +1,24 @@
+#ifndef TTMD_MODELS_EVAL_TASK_H
+#define TTMD_MODELS_EVAL_TASK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "models/session.h"
+
+struct eval_task {
+    const char *task; /* one of EVAL_TASKS */
+    const char *data; /* its file */
+    size_t limit;     /* items, 0 = all */
+    bool json;
+    struct session_flags session;
+};
+
+/* eval_task -- how well the model in `dir` does a task without being trained for it, printed: the label
+ * whose words are more probable after the item's text (eval_data.h); for lambada whether the last word
+ * is what greedy generation gives, and its perplexity. Items longer than the context lose their
+ * beginning.
+ * Errors  those of eval_items_read(), session_open() and likelihood_run(). */
+int eval_task(const struct tool *t, const char *dir, const struct eval_task *e, struct err *err);
+
+#endif
