@@ -1,13 +1,15 @@
-/* ttm eval: perplexity of a text; with --task a task without training for it (eval_task.c). */
+/* ttm eval: perplexity of a text; with --compare the difference of two models on it (eval_compare.c), with
+ * --task a task without training for it (eval_task.c). */
 #include <string.h>
 
+#include "models/eval_compare.h"
 #include "models/eval_data.h"
 #include "models/eval_task.h"
 #include "models/options.h"
 #include "models/score.h"
 
 struct eval_args {
-    const char *text, *prefix, *task, *data;
+    const char *text, *prefix, *compare, *task, *data;
     int64_t window, stride, max_tokens, limit; /* 0 = default */
     bool json;
     struct session_flags session;
@@ -25,6 +27,8 @@ static const struct option table[] = {
      "bos: end-of-text goes first and every token is scored (default none)"},
     {"max-tokens", 0, OPTION_INT, FIELD(max_tokens), "N", 1, 1ll << 40, NULL,
      "only so many tokens from the beginning"},
+    {"compare", 0, OPTION_STRING, FIELD(compare), "REF", 0, 0, NULL,
+     "compare with the model in REF: perplexity, KL divergence, top-1 agreement"},
     {"task", 0, OPTION_STRING, FIELD(task), "T", 0, 0, EVAL_TASKS,
      "a task, zero-shot: accuracy, perplexity of the last word, F1, MCC"},
     {"data", 0, OPTION_STRING, FIELD(data), "FILE", 0, 0, NULL,
@@ -40,8 +44,8 @@ static const struct options options = {
     .n_arguments = 1,
     .about =
         "Perplexity of a text under the model in DIR, over windows, as POST /v1/perplexity\n"
-        "computes it. `--task T` asks for the answers of a task by the log-likelihoods of its "
-        "label words.",
+        "computes it. `--compare REF DIR` compares two models on a text, `--task T` asks for the\n"
+        "answers of a task by the log-likelihoods of its label words.",
     .table = table,
     .n = sizeof table / sizeof *table,
 };
@@ -80,8 +84,8 @@ static void print_json(const struct score *e, FILE *f)
 
 static int check_args(const struct eval_args *a, struct err *err)
 {
-    if (a->task && a->text)
-        return err_set_param(err, ERR_INVALID, "task", "--task goes without --text");
+    if (a->task && (a->text || a->compare))
+        return err_set_param(err, ERR_INVALID, "task", "--task goes without --text and --compare");
     if (a->task && !a->data)
         return err_set_param(err, ERR_MISSING, "data", "--data is missing: the file of the task");
     if (!a->task && (a->data || a->limit))
@@ -103,8 +107,12 @@ static int eval_text(const struct tool *t, const char *dir, const struct eval_ar
                               .max_tokens = (size_t)a->max_tokens,
                               .session = a->session};
     int rc = score_text_read(&text, a->text, err);
-    if (rc == 0) rc = score_model(&score, t, dir, &text, &o, err);
-    if (rc == 0) (a->json ? print_json : print_text)(&score, t->out);
+    if (rc == 0 && a->compare) {
+        rc = eval_compare(t, a->compare, dir, &text, &o, a->json, err);
+    } else if (rc == 0) {
+        rc = score_model(&score, t, dir, &text, &o, err);
+        if (rc == 0) (a->json ? print_json : print_text)(&score, t->out);
+    }
     buf_release(&text.bytes);
     return rc;
 }

@@ -30,28 +30,26 @@ struct run {
     int32_t *feed; /* (window + 1) */
 };
 
-static int set_plan(struct run *e, const struct score_options *o, const char *path, struct err *err)
+int score_plan(struct ppl_plan *out, const struct score_options *o, size_t n_tokens, int n_ctx,
+               bool has_eos, const char *path, struct err *err)
 {
-    const struct engine_info *info = engine_info(e->session.engine);
-    struct ppl_plan *p = &e->score->plan;
-    p->prefix = o->prefix;
-    p->window = o->window ? o->window : (size_t)info->n_ctx;
-    p->stride = o->stride ? o->stride : p->window;
-    p->n_tokens = e->tokens.n;
-    if (p->window > (size_t)info->n_ctx)
+    struct ppl_plan p = {.n_tokens = n_tokens, .prefix = o->prefix};
+    p.window = o->window ? o->window : (size_t)n_ctx;
+    p.stride = o->stride ? o->stride : p.window;
+    if (p.window > (size_t)n_ctx)
         return err_set_param(err, ERR_INVALID, "window",
                              "--window: %zu tokens are more than the model's context of %d",
-                             p->window, info->n_ctx);
-    if (p->stride > p->window)
+                             p.window, n_ctx);
+    if (p.stride > p.window)
         return err_set_param(err, ERR_INVALID, "stride",
-                             "--stride: %zu is more than the window of %zu tokens", p->stride,
-                             p->window);
-    if (p->prefix == PPL_PREFIX_BOS && info->eos_id < 0)
+                             "--stride: %zu is more than the window of %zu tokens", p.stride,
+                             p.window);
+    if (p.prefix == PPL_PREFIX_BOS && !has_eos)
         return err_set_param(err, ERR_INVALID, "prefix",
                              "--prefix: the model has no end-of-text token");
-    if (ppl_window_count(p) == 0)
-        return err_set(err, ERR_INVALID, "%s: %zu tokens are too few to score any", path,
-                       e->tokens.n);
+    if (ppl_window_count(&p) == 0)
+        return err_set(err, ERR_INVALID, "%s: %zu tokens are too few to score any", path, n_tokens);
+    *out = p;
     return 0;
 }
 
@@ -156,9 +154,10 @@ int score_model(struct score *out, const struct tool *t, const char *dir,
     int rc = session_open(&e.session, t, &o->session, dir, err);
     if (rc) goto out;
     tokenize(&e, o->max_tokens, &text->bytes);
-    rc = set_plan(&e, o, text->path, err);
+    const struct engine_info *info = engine_info(e.session.engine);
+    rc = score_plan(&out->plan, o, e.tokens.n, info->n_ctx, info->eos_id >= 0, text->path, err);
     if (rc) goto out;
-    e.slots = 2 * (size_t)engine_info(e.session.engine)->max_batch;
+    e.slots = 2 * (size_t)info->max_batch;
     e.ring = mem_calloc(e.slots, sizeof *e.ring);
     e.feed = mem_calloc(out->plan.window + 1, sizeof *e.feed);
     rc = run_windows(&e, err);

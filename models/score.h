@@ -21,6 +21,16 @@ struct score_options {
     struct session_flags session;
 };
 
+/* score_plan -- the windows that the options ask for.
+ *
+ *   n_ctx  of the model;  has_eos  whether it has an end-of-text token
+ *   path   of the text, for messages
+ *
+ * Errors  ERR_INVALID naming the flag --window, --stride or --prefix, or a text too short.
+ */
+int score_plan(struct ppl_plan *out, const struct score_options *o, size_t n_tokens, int n_ctx,
+               bool has_eos, const char *path, struct err *err);
+
 struct score {
     struct ppl_plan plan;
     struct ppl_sums sums;
