@@ -251,7 +251,12 @@ static int open_side(struct compare *c, struct side *s, const char *dir,
     tokenizer_encode(t, text->bytes.data, text->bytes.len, true, &s->tokens);
     if (o->max_tokens && s->tokens.n > o->max_tokens) s->tokens.n = o->max_tokens;
     progress_start(&bar, c->tool->log, "loading");
-    rc = gpt2_open(&s->m, dir, &c->compute, on_progress, &bar, err);
+    struct gpt2_options how = {.prefill_rows = CHUNK,
+                               .rates_file = "auto",
+                               .cpu = &c->tool->cpu,
+                               .progress = on_progress,
+                               .progress_arg = &bar};
+    rc = gpt2_open_with(&s->m, dir, &c->compute, &how, err);
     progress_end(&bar);
     if (rc == 0 && tokenizer_vocab(t) > s->m->cfg.vocab_size)
         rc =

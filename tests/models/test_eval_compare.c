@@ -209,11 +209,22 @@ START_TEST(a_model_is_like_itself)
 }
 END_TEST
 
-/* The perplexities are those of a plain eval, in both kinds of windows. */
+static const char *ttm_dir(void)
+{
+    const char *dir = path_join(temp_dir(), "ttm");
+    struct tool_result r;
+    TOOL(&r, cmd_init, "--ttm-rank", "4", "--positions", "40", "--vocab", "300", "-o", dir);
+    ck_assert_msg(r.rc == 0, "%s", r.err.msg);
+    tool_result_release(&r);
+    return dir;
+}
+
+/* The perplexities are those of a plain eval: in both kinds of windows, with TTM layers. */
 START_TEST(agrees_with_eval)
 {
-    const char *a = model_dir(POSITIONS, VOCAB, 1), *b = model_dir(40, VOCAB, 2);
-    const char *file = text_file(), *prefix = _i ? "bos" : "none";
+    const char *a = model_dir(POSITIONS, VOCAB, 1);
+    const char *b = _i == 2 ? ttm_dir() : model_dir(40, VOCAB, 2);
+    const char *file = text_file(), *prefix = _i == 1 ? "bos" : "none";
     struct tool_result r;
     TOOL(&r, cmd_eval, "--compare", a, b, "--text", file, "--json", "--prefix", prefix,
          "--max-tokens", "150");
@@ -288,7 +299,7 @@ static Suite *suite(void)
     tcase_set_timeout(t, 60);
     tcase_add_loop_test(t, agrees_with_the_definition, 0, (int)(sizeof cases / sizeof *cases));
     tcase_add_test(t, a_model_is_like_itself);
-    tcase_add_loop_test(t, agrees_with_eval, 0, 2);
+    tcase_add_loop_test(t, agrees_with_eval, 0, 3);
     tcase_add_test(t, refuses_by_name);
     tcase_add_test(t, prints_a_table);
     suite_add_tcase(s, t);
