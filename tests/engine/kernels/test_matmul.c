@@ -36,7 +36,7 @@ static void release(struct product *p)
 static void check_exact(const struct product *p, const struct kernels *k, struct pool *pool)
 {
     struct compute c = {pool, k};
-    struct epilogue e = {p->bias, ACT_RELU, p->residual, p->ldy};
+    struct epilogue e = {p->bias, ACT_RELU, p->residual, p->ldy, NULL, 0};
     float *y = floats(p->rows * p->ldy, 9);
 
     matmul(&c, p->x, p->ldx, p->rows, &p->w, y, p->ldy, &e);
@@ -105,7 +105,7 @@ START_TEST(a_row_is_a_function_of_itself)
 
     ck_assert_int_eq(pool_new(&pool, 2, NULL), 0);
     make(&p, 768, 100, 203, DTYPE_F16);
-    struct epilogue e = {p.bias, ACT_GELU_ERF, NULL, 0};
+    struct epilogue e = {p.bias, ACT_GELU_ERF, NULL, 0, NULL, 0};
     for (int i = 1; i < n; i++) {
         struct compute two = {pool, all[i]}, one = {NULL, all[i]};
         float *y = floats(p.rows * p.ldy, 9);

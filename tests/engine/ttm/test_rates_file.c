@@ -36,6 +36,7 @@ END_TEST
 /* Every prefix, and every byte replaced: refused, or numbers that a plan can be made with. */
 START_TEST(damage)
 {
+    static const char odd[] = {'-', '0', 'x', '\n', 0, 'z', '9'};
     struct buf b = {0};
     struct ttm_rates r;
     struct err e = {0};
@@ -45,9 +46,9 @@ START_TEST(damage)
     for (size_t n = 0; n < b.len; n++)
         ck_assert_int_eq(ttm_rates_parse(&r, b.data, n, HERE, NULL), ERR_INVALID);
     for (size_t i = 0; i < b.len; i++)
-        for (const char *c = "-0x\n\0z9"; c < "-0x\n\0z9" + 7; c++) {
+        for (size_t c = 0; c < sizeof odd; c++) {
             char was = b.data[i];
-            b.data[i] = *c;
+            b.data[i] = odd[c];
             if (ttm_rates_parse(&r, b.data, b.len, HERE, NULL) == 0)
                 ck_assert(r.flops_few > 0 && r.flops_many > 0 && r.dram > 0 && r.cache > 0 &&
                           r.overhead_s > 0);
