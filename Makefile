@@ -66,7 +66,7 @@ TESTS    := $(patsubst tests/%.c,$(O)/tests/%,$(TEST_C))
 FUZZERS  := $(patsubst tests/fuzz/%.c,$(O)/fuzz/%,$(FUZZ_C))
 BINS     := $(O)/ttmd $(O)/ttm
 
-.PHONY: all help deps lint-deps check-deps serve test check asan tsan fuzz bench lint format install clean tests
+.PHONY: all help deps lint-deps check-deps serve test check asan tsan fuzz bench lint format readme install clean tests
 .SECONDARY:
 
 ## all: build ttmd and ttm into build/release (says which package is missing)
@@ -129,6 +129,10 @@ lint: lint-deps
 ## format: rewrite the sources with clang-format
 format: lint-deps
 	@git ls-files '*.c' '*.h' '*.inc' | xargs clang-format -i
+
+## readme: write the table of configuration keys into README.md
+readme: all
+	@tests/tools/readme-table $(O)/ttmd README.md
 
 ## install: ttmd and ttm into $(DESTDIR)$(PREFIX)/bin, the sample configuration into share/ttmd
 install: all

@@ -49,13 +49,21 @@ struct config_key {
 extern const struct config_key config_keys[];
 extern const size_t config_n_keys;
 
-enum config_action { CONFIG_RUN, CONFIG_CHECK, CONFIG_PRINT, CONFIG_VERSION, CONFIG_HELP };
+enum config_action {
+    CONFIG_RUN,
+    CONFIG_CHECK,
+    CONFIG_PRINT,
+    CONFIG_VERSION, /* from here on texts that no setting changes */
+    CONFIG_HELP,
+    CONFIG_MARKDOWN
+};
 
 /* config_load -- defaults, then the file of --config or TTMD_CONFIG, then env, then argv.
  *
  *   out     released by config_release(); zeroed on failure
  *   env     "NAME=value" strings, NULL-terminated (environ); unknown TTMD_… names are errors
- *   action  what the flags ask for: run, --check-config, --print-config, --version, --help
+ *   action  what the flags ask for: run, --check-config, --print-config, --version, --help,
+ *           --help-markdown
  *
  * Errors  ERR_INVALID, ERR_TYPE, ERR_IO naming the source (file, variable or flag), key, value and
  *         what was expected; ERR_MISSING when running or checking without a model.

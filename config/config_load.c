@@ -186,6 +186,7 @@ static enum config_action action_named(const char *name, size_t len)
         enum config_action action;
     } actions[] = {{"--help", CONFIG_HELP},
                    {"-h", CONFIG_HELP},
+                   {"--help-markdown", CONFIG_MARKDOWN},
                    {"--version", CONFIG_VERSION},
                    {"--print-config", CONFIG_PRINT},
                    {"--check-config", CONFIG_CHECK}};
@@ -305,7 +306,7 @@ int config_load(struct config *out, int argc, char **argv, char **env, enum conf
     if (rc) return rc;
     config_defaults(out);
     *action = wanted;
-    if (wanted == CONFIG_HELP || wanted == CONFIG_VERSION) return 0; /* whatever the rest says */
+    if (wanted >= CONFIG_VERSION) return 0; /* a text, whatever the rest says */
     rc = load_sources(out, argc, argv, env, file, err);
     if (!rc && wanted != CONFIG_PRINT && !*out->model)
         rc = err_set_param(err, ERR_MISSING, "model",

@@ -106,14 +106,16 @@ static void put_flag_help(const struct config_key *k, struct buf *out)
 
 void config_help(struct buf *out)
 {
-    buf_puts(out,
-             "Usage: ttmd --model DIR [--flag value | --flag=value]...\n"
-             "Serve a GPT-2 model over HTTP.\n\n"
-             "  --config FILE                   JSON file of keys, e.g. {\"max_batch\": 16}\n"
-             "  --check-config                  check file, environment and flags, then exit\n"
-             "  --print-config                  print the configuration in force, then exit\n"
-             "  --version                       print the version, then exit\n"
-             "  -h, --help                      print this text, then exit\n\n");
+    buf_puts(
+        out,
+        "Usage: ttmd --model DIR [--flag value | --flag=value]...\n"
+        "Serve a GPT-2 model over HTTP.\n\n"
+        "  --config FILE                   JSON file of keys, e.g. {\"max_batch\": 16}\n"
+        "  --check-config                  check file, environment and flags, then exit\n"
+        "  --print-config                  print the configuration in force, then exit\n"
+        "  --version                       print the version, then exit\n"
+        "  -h, --help                      print this text, then exit\n"
+        "  --help-markdown                 print the table of keys for the README, then exit\n\n");
     for (size_t i = 0; i < config_n_keys; i++)
         put_flag_help(&config_keys[i], out);
     buf_puts(

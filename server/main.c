@@ -52,6 +52,9 @@ static int act(const struct config *cfg, const struct cpu *cpu, enum config_acti
     case CONFIG_HELP:
         config_help(&text);
         return print_and_end(&text);
+    case CONFIG_MARKDOWN:
+        config_markdown(&text);
+        return print_and_end(&text);
     case CONFIG_PRINT:
         config_print(cfg, &text);
         return print_and_end(&text);

@@ -214,11 +214,9 @@ START_TEST(actions)
     static const struct {
         char *flag;
         enum config_action action;
-    } all[] = {{"--help", CONFIG_HELP},
-               {"-h", CONFIG_HELP},
-               {"--version", CONFIG_VERSION},
-               {"--print-config", CONFIG_PRINT},
-               {"--check-config", CONFIG_CHECK}};
+    } all[] = {{"--help", CONFIG_HELP},          {"-h", CONFIG_HELP},
+               {"--version", CONFIG_VERSION},    {"--print-config", CONFIG_PRINT},
+               {"--check-config", CONFIG_CHECK}, {"--help-markdown", CONFIG_MARKDOWN}};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         ck_assert_int_eq(load(ARGS("--model", "m", all[i].flag, "--port", "1"), NULL), 0);
         ck_assert_int_eq(action, all[i].action);
@@ -376,6 +374,25 @@ START_TEST(help_and_table_name_every_key)
 }
 END_TEST
 
+/* The README's table is config_markdown(), word for word: `make readme` writes it. */
+START_TEST(readme_has_the_table)
+{
+    static const char begin[] = "<!-- config table: written by `make readme` -->\n\n",
+                      end[] = "\n<!-- end of config table -->\n";
+    struct buf table = {0};
+    char *readme = read_file("README.md", NULL), *from = strstr(readme, begin);
+    ck_assert_ptr_nonnull(from);
+    from += sizeof begin - 1;
+    char *to = strstr(from, end);
+    ck_assert_ptr_nonnull(to);
+    *to = 0;
+    config_markdown(&table);
+    ck_assert_str_eq(from, table.data);
+    buf_release(&table);
+    free(readme);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("config");
@@ -394,6 +411,7 @@ static Suite *suite(void)
     tcase_add_test(t, print_round_trips);
     tcase_add_test(t, sample_file_has_every_key_with_its_default);
     tcase_add_test(t, help_and_table_name_every_key);
+    tcase_add_test(t, readme_has_the_table);
     suite_add_tcase(s, t);
     return s;
 }
