@@ -7,6 +7,7 @@
 #include "engine/base/clock.h"
 #include "tests/server/fixture.h"
 
+#define BATCH 4
 #define PLACES 12 /* --max-queue 8, --max-batch 4 */
 #define CLIENTS (10 * PLACES)
 
@@ -15,6 +16,8 @@ static void small_up(void)
     static const char *const flags[] = {DAEMON_SLOW, "--max-batch", "4", "--max-queue", "8", NULL};
     daemon_start(&srv, daemon_slow_model(), flags);
 }
+
+static atomic_int n_served; /* 200s of the storm so far */
 
 struct client {
     pthread_t thread;
@@ -28,6 +31,7 @@ static void *client_main(void *arg)
     struct httpc c;
     w->status = http_post(&c, srv.port, "/v1/completions",
                           "{\"prompt\":\"hello\",\"max_tokens\":40,\"ignore_eos\":true}");
+    if (w->status == 200) atomic_fetch_add(&n_served, 1);
     const char *after = httpc_header(&c, "Retry-After");
     w->retry_after = after ? (int)strtol(after, NULL, 10) : 0;
     json_t *v = c.body.data ? json_loadb(c.body.data, c.body.len, JSON_ALLOW_NUL, NULL) : NULL;
@@ -40,20 +44,27 @@ static void *client_main(void *arg)
     return NULL;
 }
 
-/* Probes while the storm lasts; the slowest in milliseconds. */
-static int probe(atomic_bool *over)
+/* The slowest probe, in milliseconds and in completions that ended meanwhile: a probe that waits for the queue
+ * sees many of them, one that waits for a busy machine does not. */
+struct worst {
+    int n, ms, served;
+};
+
+/* Probes while the storm lasts. */
+static void probe(atomic_bool *over, struct worst *worst)
 {
-    int worst = 0;
     while (!atomic_load(over)) {
         struct httpc c;
         uint64_t start = clock_ns();
+        int before = atomic_load(&n_served);
         ck_assert_int_eq(http_get(&c, srv.port, "/livez"), 200);
-        int ms = (int)((clock_ns() - start) / 1000000);
-        if (ms > worst) worst = ms;
+        int ms = (int)((clock_ns() - start) / 1000000), served = atomic_load(&n_served) - before;
+        if (ms > worst->ms) worst->ms = ms;
+        if (served > worst->served) worst->served = served;
+        worst->n++;
         httpc_close(&c);
         usleep(2000);
     }
-    return worst;
 }
 
 struct storm {
@@ -75,11 +86,13 @@ static void *storm_main(void *arg)
 START_TEST(everyone_is_answered)
 {
     static struct storm s;
+    struct worst worst = {0};
     pthread_t t;
     int ok = 0, refused = 0;
     memset(&s, 0, sizeof s);
+    atomic_store(&n_served, 0);
     ck_assert_int_eq(pthread_create(&t, NULL, storm_main, &s), 0);
-    int worst = probe(&s.over);
+    probe(&s.over, &worst);
     pthread_join(t, NULL);
     for (int i = 0; i < CLIENTS; i++) {
         ck_assert_msg(s.clients[i].status == 200 || s.clients[i].status == 429, "status %d",
@@ -90,7 +103,9 @@ START_TEST(everyone_is_answered)
     }
     ck_assert_int_ge(ok, PLACES);
     ck_assert_int_ge(refused, 1);
-    ck_assert_msg(worst < (harness_sanitized() ? 2000 : 50), "a probe took %d ms", worst);
+    printf("%d probes, the slowest took %d ms\n", worst.n, worst.ms);
+    ck_assert_msg(worst.served <= 2 * BATCH, "%d requests were served while a probe waited",
+                  worst.served);
     ck_assert(http_metric(srv.port, "ttmd_requests_rejected_total{reason=\"queue_full\"}") ==
               refused);
     ck_assert(http_metric(srv.port, "ttmd_requests_in_flight") == 0);

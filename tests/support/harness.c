@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 static char dirs[512][128];   /* a suite that does not fork takes many */
@@ -24,6 +25,13 @@ bool harness_sanitized(void)
 #endif
 #endif
     return false;
+}
+
+uint64_t harness_cpu_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *f)

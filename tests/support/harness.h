@@ -4,6 +4,7 @@
 #include <check.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 /* Every test program: static Suite *suite(void) {...}  TEST_MAIN(suite)
  * Tests fork (libcheck's default) but for ThreadSanitizer. */
@@ -16,6 +17,10 @@ int harness_main(Suite *(*make)(void));
 
 /* A build under a sanitizer: heavy loops take fewer rounds. */
 bool harness_sanitized(void);
+
+/* harness_cpu_ns -- CPU time of the calling thread: what tests of complexity compare, because wall time on a
+ * busy machine is somebody else's. */
+uint64_t harness_cpu_ns(void);
 
 /* shared_path -- path of a fixture below ../shared ("models/tarot"), or NULL when it is not there.
  * Static storage per call site is not promised: copy what you keep. */
