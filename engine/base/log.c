@@ -2,11 +2,18 @@
  * that lines of different threads, and of processes that share the descriptor, do not interleave.
  * What strings contain comes from clients: both formats escape control characters and replace
  * ill-formed UTF-8, so that a hostile string can neither forge a line nor reach a terminal.
- * stdio is not used: its buffer would belong to all of the process and could be lost at a crash. */
+ * stdio is not used: its buffer would belong to all of the process and could be lost at a crash.
+ *
+ * Logging never waits: when the reader of a pipe or socket stands still (a log collector that hangs), lines
+ * are dropped and counted, and the count is logged once there is room again. Otherwise every thread would
+ * soon sleep in write(2), health probes and shutdown included. (Not O_NONBLOCK: the flag belongs to the open
+ * file, which the shell and other processes share.) */
 #include "engine/base/log.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <math.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <string.h>
 #include <time.h>
@@ -146,15 +153,47 @@ static void put_event(struct buf *b, bool json, enum log_level level, const char
     buf_puts(b, json ? "}\n" : "\n");
 }
 
-static void write_all(int fd, const char *p, size_t len)
+/* A pipe or socket that poll() calls writable takes PIPE_BUF bytes without waiting. Returns the bytes that were
+ * taken. */
+static size_t write_ready(int fd, const char *p, size_t len)
 {
-    while (len) {
-        ssize_t n = write(fd, p, len);
+    size_t done = 0;
+    while (done < len) {
+        struct pollfd ready = {.fd = fd, .events = POLLOUT};
+        int rc = poll(&ready, 1, 0);
+        if (rc < 0 && errno == EINTR) continue;
+        if (rc <= 0) break;
+        size_t piece = len - done < PIPE_BUF ? len - done : PIPE_BUF;
+        ssize_t n = write(fd, p + done, piece);
         if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) return; /* nobody can be told that the log is gone */
-        p += n;
-        len -= (size_t)n;
+        if (n <= 0) break; /* nobody can be told that the log is gone */
+        done += (size_t)n;
     }
+    return done;
+}
+
+/* Write `line`, after what earlier losses left to say. Lock held. */
+static void emit(struct log *l, const struct buf *line)
+{
+    size_t before = 0;
+    struct buf b = {0};
+    if (l->torn) buf_putc(&b, '\n');
+    if (l->lost) {
+        const struct log_field count = LOG_I("lines", l->lost);
+        put_event(&b, l->format == LOG_JSON, LOG_WARN, "log lines were dropped", &count, 1);
+    }
+    before = b.len;
+    buf_append(&b, line->data, line->len);
+    size_t done = write_ready(l->fd, b.data, b.len);
+    if (done >= before) {
+        l->lost = 0;
+        l->torn = false;
+    }
+    if (done < b.len) {
+        l->lost++;
+        l->torn = l->torn || (done > 0 && done != before);
+    }
+    buf_release(&b);
 }
 
 void log_event(struct log *l, enum log_level level, const char *msg, const struct log_field *fields,
@@ -164,7 +203,7 @@ void log_event(struct log *l, enum log_level level, const char *msg, const struc
     struct buf line = {0};
     put_event(&line, l->format == LOG_JSON, level, msg, fields, n_fields);
     pthread_mutex_lock(&l->lock);
-    write_all(l->fd, line.data, line.len);
+    emit(l, &line);
     pthread_mutex_unlock(&l->lock);
     buf_release(&line);
 }

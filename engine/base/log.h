@@ -1,6 +1,7 @@
 #ifndef TTMD_BASE_LOG_H
 #define TTMD_BASE_LOG_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <pthread.h>
 
@@ -14,6 +15,8 @@ struct log {
     enum log_level level;
     enum log_format format;
     pthread_mutex_t lock; /* lines never interleave */
+    uint64_t lost;        /* lines dropped since the last that could be written */
+    bool torn;            /* the last line was cut off */
 };
 
 void log_init(struct log *l, int fd, enum log_level level, enum log_format format);
@@ -43,7 +46,8 @@ struct log_field {
 /* log_event -- write one event in one write(2).
  *   text:  2026-01-31T12:00:00.123Z INFO  request done request_id=cmpl-1 status=200 ms=12.5
  *   json:  {"time":"...","level":"info","msg":"request done","request_id":"cmpl-1",...}
- * A string field that is NULL is left out. Thread: any. */
+ * A string field that is NULL is left out. Never waits for the reader: a line that does not fit is
+ * dropped and counted. Thread: any. */
 void log_event(struct log *l, enum log_level level, const char *msg, const struct log_field *fields,
                int n_fields);
 

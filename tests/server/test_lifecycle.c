@@ -1,7 +1,9 @@
 /* Start, health, drain, stop: what orchestrators see. Each test starts daemons of its own. */
 #include <signal.h>
 #include <stdio.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 #include "engine/base/clock.h"
 #include "engine/gpt2/tokenizer_write.h"
@@ -252,6 +254,39 @@ START_TEST(idle_costs_nothing)
 }
 END_TEST
 
+/* A log collector that hangs must not take the daemon with it: nobody reads this pipe. */
+START_TEST(a_log_that_nobody_reads)
+{
+    int fds[2], status;
+    char *port = NULL, log[4096] = "";
+    size_t len = 0;
+    ck_assert_int_eq(pipe(fds), 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        dup2(fds[1], 2);
+        execl(build_path("ttmd"), "ttmd", "--model", daemon_tiny_model(), "--port", "0",
+              "--log-level", "debug", (char *)NULL);
+        _exit(127);
+    }
+    close(fds[1]);
+    while (!strstr(log, " ready ")) { /* up to here somebody does */
+        ssize_t n = read(fds[0], log + len, sizeof log - 1 - len);
+        ck_assert_int_gt(n, 0);
+        len += (size_t)n;
+        log[len] = 0;
+    }
+    ck_assert_ptr_nonnull(port = strstr(log, " port="));
+    int number = (int)strtol(port + 6, NULL, 10);
+    for (int i = 0; i < 800; i++) /* twice what a pipe holds */
+        json_decref(http_json(number, "/v1/completions", 200, "{\"max_tokens\":1}"));
+    kill(pid, SIGTERM);
+    ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+    ck_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    close(fds[0]);
+}
+END_TEST
+
 static int run_flag(const char *a, const char *b)
 {
     char command[600];
@@ -301,6 +336,7 @@ static Suite *suite(void)
     tcase_add_test(t, a_second_signal_skips_the_waiting);
     tcase_add_test(t, stopping_with_every_kind_of_connection);
     tcase_add_test(t, idle_costs_nothing);
+    tcase_add_test(t, a_log_that_nobody_reads);
     tcase_add_test(t, a_port_in_use);
     tcase_add_test(t, flags_that_only_print);
     return s;

@@ -8,9 +8,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "engine/base/buf.h"
 #include "tests/support/harness.h"
 
 static int fds[2];
@@ -167,6 +169,57 @@ START_TEST(threads_do_not_interleave)
 }
 END_TEST
 
+/* What a pipe holds, appended to b. */
+static void drain(int fd, struct buf *b)
+{
+    char piece[4096];
+    int left;
+    while (ioctl(fd, FIONREAD, &left) == 0 && left > 0) {
+        ssize_t n = read(fd, piece, sizeof piece);
+        ck_assert_int_gt(n, 0);
+        buf_append(b, piece, (size_t)n);
+    }
+}
+
+/* A reader that stands still holds up nobody: lines are dropped, whole ones follow, and the count is right. */
+START_TEST(a_reader_that_stands_still)
+{
+    enum { EVENTS = 3000 };
+    int pipe_fds[2], lines = 0, dropped = 0, notices = 0;
+    struct buf text = {0}, filler = {0};
+    struct log l;
+    ck_assert_int_eq(pipe(pipe_fds), 0);
+    log_init(&l, pipe_fds[1], LOG_INFO, LOG_JSON);
+    for (int i = 0; i < 1000; i++)
+        buf_puts(&filler, "abcdefghi ");
+    for (int i = 0; i < EVENTS; i++) {
+        if (i % 1000 == 999) drain(pipe_fds[0], &text);
+        log_at(&l, LOG_INFO, "event", LOG_I("i", i), LOG_S("s", i % 7 ? "x" : filler.data));
+    }
+    drain(pipe_fds[0], &text);
+    log_at(&l, LOG_INFO, "event", LOG_I("i", EVENTS));
+    drain(pipe_fds[0], &text);
+    char *save = NULL;
+    for (char *s = strtok_r(text.data, "\n", &save); s; s = strtok_r(NULL, "\n", &save)) {
+        json_t *o = json_loads(s, 0, NULL);
+        const char *msg = o ? json_string_value(json_object_get(o, "msg")) : "cut off";
+        bool notice = strcmp(msg, "log lines were dropped") == 0;
+        if (notice) dropped += (int)json_integer_value(json_object_get(o, "lines"));
+        notices += notice;
+        lines += o && !notice;
+        json_decref(o);
+    }
+    ck_assert_int_ge(notices, 2);
+    ck_assert_int_gt(lines, 20);
+    ck_assert_int_eq(lines + dropped, EVENTS + 1);
+    log_release(&l);
+    buf_release(&text);
+    buf_release(&filler);
+    close(pipe_fds[0]);
+    close(pipe_fds[1]);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("log");
@@ -178,6 +231,7 @@ static Suite *suite(void)
     tcase_add_test(t, levels_filter);
     tcase_add_test(t, names);
     tcase_add_test(t, threads_do_not_interleave);
+    tcase_add_test(t, a_reader_that_stands_still);
     suite_add_tcase(s, t);
     return s;
 }
