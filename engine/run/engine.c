@@ -6,8 +6,10 @@
  * that one does. The facts of engine_info() are constant, so that they need no lock. */
 #include "engine/run/engine.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
@@ -79,6 +81,17 @@ static const unsigned ttm_methods[] = {[ENGINE_TTM_AUTO] = 0,
                                        [ENGINE_TTM_REBUILD] = 1u << TTM_REBUILD,
                                        [ENGINE_TTM_RESIDENT] = 1u << TTM_RESIDENT};
 
+/* Before its files: "no such directory" says more than "no tokenizer". */
+static int check_dir(const char *dir, struct err *err)
+{
+    struct stat st;
+    if (stat(dir, &st))
+        return err_set(err, errno == ENOENT ? ERR_MISSING : ERR_IO, "model directory %s: %s", dir,
+                       strerror(errno));
+    if (S_ISDIR(st.st_mode)) return 0;
+    return err_set(err, ERR_INVALID, "model directory %s: not a directory", dir);
+}
+
 static int open_model(struct engine *e, const struct engine_options *o, struct err *err)
 {
     const struct gpt2_options g = {.ttm_methods = ttm_methods[o->ttm_execution],
@@ -88,7 +101,8 @@ static int open_model(struct engine *e, const struct engine_options *o, struct e
                                    .cpu = &e->cpu,
                                    .progress = o->progress,
                                    .progress_arg = o->progress_arg};
-    int rc = tokenizer_open(&e->tok, o->dir, err); /* first: it is quick, and refuses early */
+    int rc = check_dir(o->dir, err);
+    if (!rc) rc = tokenizer_open(&e->tok, o->dir, err); /* first: it is quick, and refuses early */
     if (!rc) rc = gpt2_open_with(&e->model, o->dir, &e->compute, &g, err);
     if (rc) return rc;
     int32_t most = e->model->cfg.vocab_size;
@@ -119,7 +133,14 @@ static int count_blocks(const struct engine *e, const struct engine_options *o, 
 static int open_kv(struct engine *e, const struct engine_options *o, struct err *err)
 {
     enum dtype t = o->kv_dtype == ENGINE_KV_F16 ? DTYPE_F16 : DTYPE_F32;
-    int blocks = count_blocks(e, o, kv_block_bytes(&e->model->cfg, t));
+    size_t block_bytes = kv_block_bytes(&e->model->cfg, t);
+    int blocks = count_blocks(e, o, block_bytes);
+    size_t bytes = (size_t)blocks * block_bytes, most = e->cpu.memory_bytes;
+    /* The kernel would promise it, and kill us when it is used. */
+    if (most > 0 && bytes > most)
+        return err_set_param(err, ERR_NOMEM, "kv_cache_bytes",
+                             "a KV cache of %zu bytes does not fit in %zu bytes of memory", bytes,
+                             most);
     return kv_store_init(&e->kv, &e->model->cfg, t, blocks, err);
 }
 

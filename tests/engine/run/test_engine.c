@@ -327,7 +327,12 @@ START_TEST(bad_options_and_directories_are_refused)
     o.max_jobs = 0;
     refused(&o, ERR_INVALID, "max_jobs");
     o = options("/nowhere/at/all");
-    refused(&o, ERR_MISSING, "/nowhere/at/all");
+    refused(&o, ERR_MISSING, "directory /nowhere/at/all: No such file");
+    o = options(path_join(dir, "config.json"));
+    refused(&o, ERR_INVALID, "not a directory");
+    o = options(dir);
+    o.kv_cache_bytes = (size_t)1 << 50;
+    refused(&o, ERR_NOMEM, "memory");
     ck_assert_int_eq(tokenizer_write_bytes(dir, VOCAB + 1, NULL), 0);
     o = options(dir);
     refused(&o, ERR_INVALID, "300");
