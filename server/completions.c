@@ -258,8 +258,9 @@ static void pull_progress(struct request *r, struct completion *c, size_t n_jobs
     buf_printf(
         b,
         ",\"choices\":[],\"prompt_progress\":{\"total\":%zu,\"cached\":%zu,\"processed\":%zu,"
-        "\"time_ms\":%.0f}}\n\n",
-        total, cached, done, (double)(clock_ns() - r->start_ns) / 1e6);
+        "\"time_ms\":%.0f}%s}\n\n",
+        total, cached, done, (double)(clock_ns() - r->start_ns) / 1e6,
+        c->include_usage ? ",\"usage\":null" : "");
 }
 
 void completions_pull(struct request *r, size_t n_jobs, struct buf *b, bool *end)

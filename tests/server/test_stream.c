@@ -9,7 +9,8 @@ struct streamed {
     json_t *logprobs[4]; /* tokens, token_logprobs, top_logprobs, text_offset appended */
     json_t *usage;       /* of the closing chunk */
     int chunks, pings, progress;
-    bool done, error, usage_null_elsewhere;
+    int usage_not_null; /* chunks before the closing one without "usage": null */
+    bool done, error;
 };
 
 static void append_logprobs(json_t **to, const json_t *lp)
@@ -27,12 +28,18 @@ static void take_chunk(struct streamed *s, const json_t *v)
 {
     ck_assert_str_eq(json_str(v, "object"), "text_completion");
     const json_t *choices = json_at(v, "choices"), *usage = json_at(v, "usage");
-    if (json_at(v, "prompt_progress")) s->progress++;
-    if (json_array_size(choices) == 0) {
-        if (usage) s->usage = json_incref((json_t *)(uintptr_t)usage);
+    const json_t *progress = json_at(v, "prompt_progress");
+    if (json_array_size(choices) == 0 && !progress) {
+        ck_assert_ptr_null(s->usage);
+        s->usage = json_incref((json_t *)(uintptr_t)usage);
         return;
     }
-    if (usage) s->usage_null_elsewhere = json_is_null(usage);
+    ck_assert_msg(s->usage == NULL, "a chunk behind the usage");
+    s->usage_not_null += !usage || !json_is_null(usage);
+    if (progress) {
+        s->progress++;
+        return;
+    }
     size_t i = (size_t)json_num(v, "choices.0.index");
     ck_assert_uint_lt(i, 4);
     ck_assert_msg(!*s->finish[i], "a chunk after the end of choice %zu", i);
@@ -143,7 +150,7 @@ START_TEST(streams_say_what_answers_say)
             ck_assert_ptr_null(s.logprobs[i]);
     }
     ck_assert(json_equal(s.usage, (json_t *)(uintptr_t)json_at(v, "usage")));
-    ck_assert(s.usage_null_elsewhere && !s.error);
+    ck_assert(s.usage_not_null == 0 && !s.error);
     json_decref(v);
     streamed_release(&s);
     buf_release(&fields);
@@ -184,8 +191,11 @@ END_TEST
 START_TEST(progress_is_reported_on_request)
 {
     struct streamed s;
-    stream(&s, "\"prompt\":\"some words\",\"max_tokens\":4,\"return_progress\":true");
+    stream(&s,
+           "\"prompt\":\"some words\",\"max_tokens\":4,\"return_progress\":true,"
+           "\"stream_options\":{\"include_usage\":true}");
     ck_assert_int_ge(s.progress, 1);
+    ck_assert(s.usage && s.usage_not_null == 0);
     streamed_release(&s);
 }
 END_TEST
