@@ -8,7 +8,7 @@
 /* What `ttm init` writes, tensor by tensor: the dense checkpoint, or with TTM layers the cores in
  * place of their weights. */
 struct init_tensor {
-    char name[80];
+    char name[96];
     enum checkpoint_kind kind;
     int n_dims;
     size_t shape[4];
