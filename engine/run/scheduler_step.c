@@ -192,6 +192,10 @@ static void advance(struct scheduler *s, struct seq *q, int n)
     accept(s, q);
 }
 
+/* What the prompt rows of a mixed step cost is not seen, only the whole step. Two estimates, and the
+ * smaller one counts: the step less one without prompts, and the rows' share of it. The former alone is wrong
+ * where steps without prompts are old or never happen, as under load: it charges the prompts with the pass
+ * over the weights that every step makes, so pieces shrink, and the smaller they are the dearer they look. */
 static void measure(struct scheduler *s, double seconds)
 {
     int rows = s->step.n_prefill_rows;
@@ -199,7 +203,9 @@ static void measure(struct scheduler *s, double seconds)
         s->decode_s += (s->decode_s > 0 ? AVERAGE : 1) * (seconds - s->decode_s);
         return;
     }
-    double added = seconds - (s->step.n_decode > 0 ? s->decode_s : 0);
+    double added = seconds;
+    if (s->step.n_decode > 0)
+        added = fmin(seconds - s->decode_s, seconds * rows / (rows + s->step.n_decode));
     double each = fmax(added, 0.1 * seconds) / rows;
     s->prefill_s_per_row +=
         (s->prefill_s_per_row > 0 ? AVERAGE : 1) * (each - s->prefill_s_per_row);

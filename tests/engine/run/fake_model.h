@@ -23,7 +23,7 @@
 struct fake {
     int64_t kv[FAKE_BLOCKS][KV_BLOCK]; /* hash of 46 bits */
     const int32_t *script;             /* (FAKE_CTX) token that follows position p, or NULL */
-    unsigned row_us;                   /* cost of a row */
+    unsigned step_us, row_us;          /* cost of a step, and of each of its rows */
     pthread_mutex_t lock;
     pthread_cond_t moved;
     long allowed, begun; /* steps that may begin (-1: all), and have begun */
@@ -89,7 +89,7 @@ static inline void fake_forward(void *ctx, const struct gpt2_step *step, float *
         }
     }
     if (row > f->max_rows) f->max_rows = row;
-    if (f->row_us) usleep(f->row_us * (unsigned)row);
+    if (f->step_us || f->row_us) usleep(f->step_us + f->row_us * (unsigned)row);
 }
 
 static inline void fake_row(const struct fake *f, const float *hidden, float *logits)
