@@ -51,9 +51,10 @@ struct plan_tiles {
 };
 void plan_tiles(struct plan_tiles *t, const struct ttm_plan *p, const struct ttm_shape *s);
 
-/* plan_step_seconds, plan_move_seconds -- the cost model's terms for `rows` rows of x. */
+/* plan_step_seconds, plan_move_seconds -- the cost model's terms for `rows` rows of x. Between two
+ * groups nothing is moved: `moves` says whether this step's reordering is done at all. */
 double plan_step_seconds(const struct ttm_step *st, size_t rows, size_t element, bool cached,
-                         const struct ttm_rates *m);
+                         bool moves, const struct ttm_rates *m);
 double plan_out_seconds(const struct ttm_permutation *out, size_t floats, size_t rows,
                         const struct ttm_rates *m);
 

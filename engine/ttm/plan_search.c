@@ -33,10 +33,10 @@ static double product_seconds(double rows, size_t k, size_t n, size_t element, d
 }
 
 double plan_step_seconds(const struct ttm_step *st, size_t rows, size_t element, bool cached,
-                         const struct ttm_rates *m)
+                         bool moves, const struct ttm_rates *m)
 {
     double all = (double)rows * (double)st->rows;
-    double moved = st->in.identity ? 0 : 8 * all * (double)st->k / m->cache;
+    double moved = st->in.identity || !moves ? 0 : 8 * all * (double)st->k / m->cache;
     double activations = 4 * all * (double)(st->k + st->n) / m->cache;
     return moved + activations +
            product_seconds(all, st->k, st->n, element, cached ? m->cache : m->dram, m);
@@ -54,9 +54,10 @@ static double contract_seconds(const struct ttm_plan *p, const struct ttm_shape 
     struct ttm_steps st;
     ttm_plan_steps(&st, p, s);
     bool cached = plan_cached(ttm_plan_bytes(p, w->dtype), w, m);
-    double t = plan_out_seconds(&st.out, ttm_shape_cols(s), rows, m);
+    double t = st.n > 2 ? plan_out_seconds(&st.out, ttm_shape_cols(s), rows, m) : 0;
     for (int i = 0; i < st.n; i++)
-        t += plan_step_seconds(&st.step[i], rows, dtype_size(w->dtype), cached, m);
+        t += plan_step_seconds(&st.step[i], rows, dtype_size(w->dtype), cached, st.n > 2 || i == 0,
+                               m);
     return t;
 }
 
@@ -102,7 +103,8 @@ static void extend(struct search *q, const struct plan_chain *c, unsigned applie
         if (applied >> g & 1) continue;
         struct ttm_step st;
         plan_step(&st, c, applied, last, g);
-        double t = so_far + plan_step_seconds(&st, rows, element, cached, m);
+        double t =
+            so_far + plan_step_seconds(&st, rows, element, cached, c->g > 2 || applied == 0, m);
         unsigned next = applied | 1u << g;
         if (t < q->best[next][g]) {
             q->best[next][g] = t;
@@ -132,7 +134,8 @@ static void best_order(struct ttm_plan *p, const struct ttm_shape *s, size_t row
     for (int g = 0; g < c.g; g++) {
         struct ttm_permutation out;
         plan_out(&out, &c, g);
-        double t = q->best[all][g] + plan_out_seconds(&out, ttm_shape_cols(s), rows, m);
+        double t = q->best[all][g];
+        if (c.g > 2) t += plan_out_seconds(&out, ttm_shape_cols(s), rows, m);
         if (t < least) {
             least = t;
             last = g;
