@@ -59,6 +59,8 @@ int st_writer_begin(struct st_writer *w, struct err *err); /* header is written 
 int st_writer_data(struct st_writer *w, const float *src, size_t n,
                    struct err *err); /* converts to the
                         declared dtype (F32, F16, BF16); a tensor may come in several pieces */
+int st_writer_bytes(struct st_writer *w, const void *src, size_t bytes,
+                    struct err *err); /* a whole tensor of any dtype, as it is */
 int st_writer_finish(struct st_writer *w,
                      struct err *err);     /* checks completeness, fsync, rename, free;
                                                                frees on failure too (as abort does) */

@@ -56,7 +56,6 @@ void st_writer_declare(struct st_writer *w, const char *name, enum dtype t, cons
                        int n_dims)
 {
     BUG_ON(n_dims < 0 || n_dims > ST_MAX_DIMS);
-    BUG_ON(t != DTYPE_F32 && t != DTYPE_F16 && t != DTYPE_BF16);
     json_t *dims = json_array();
     size_t elements = 1, bytes, end;
     for (int i = 0; i < n_dims; i++) {
@@ -105,16 +104,23 @@ int st_writer_begin(struct st_writer *w, struct err *err)
     return rc;
 }
 
+/* To the tensor whose turn it is. */
+static void next_part(struct st_writer *w)
+{
+    while (w->part < w->n && w->done == w->parts[w->part].elements) {
+        w->part++;
+        w->done = 0;
+    }
+}
+
 int st_writer_data(struct st_writer *w, const float *src, size_t n, struct err *err)
 {
     float piece[PIECE];
     while (n) {
-        while (w->part < w->n && w->done == w->parts[w->part].elements) {
-            w->part++;
-            w->done = 0;
-        }
+        next_part(w);
         BUG_ON(w->part == w->n);
         const struct st_part *p = &w->parts[w->part];
+        BUG_ON(p->dtype != DTYPE_F32 && p->dtype != DTYPE_F16 && p->dtype != DTYPE_BF16);
         size_t m = p->elements - w->done;
         if (m > n) m = n;
         if (m > PIECE) m = PIECE;
@@ -126,6 +132,17 @@ int st_writer_data(struct st_writer *w, const float *src, size_t n, struct err *
         n -= m;
     }
     return 0;
+}
+
+int st_writer_bytes(struct st_writer *w, const void *src, size_t bytes, struct err *err)
+{
+    next_part(w);
+    if (!bytes) return 0;
+    BUG_ON(w->part == w->n || w->done);
+    const struct st_part *p = &w->parts[w->part];
+    BUG_ON(bytes != p->elements * dtype_size(p->dtype));
+    w->done = p->elements;
+    return put(w, src, bytes, err);
 }
 
 static void writer_free(struct st_writer *w)
@@ -140,10 +157,7 @@ static void writer_free(struct st_writer *w)
 
 int st_writer_finish(struct st_writer *w, struct err *err)
 {
-    while (w->part < w->n && w->done == w->parts[w->part].elements) {
-        w->part++;
-        w->done = 0;
-    }
+    next_part(w);
     BUG_ON(w->part != w->n);
     int rc = 0, fd = w->fd;
     if (fsync(fd) != 0)
