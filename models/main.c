@@ -26,6 +26,9 @@ static const struct {
     {"eval", cmd_eval, "perplexity of a text"},
     {"inspect", cmd_inspect, "what a model directory holds"},
     {"tokenizer", cmd_tokenizer, "train a tokenizer on a text"},
+    {"compress", cmd_compress, "turn layers into Tensor-Train matrices"},
+    {"round", cmd_round, "bring the ranks of Tensor-Train layers down"},
+    {"export", cmd_export, "write a dense model"},
     {"bench", cmd_bench, "speed of a model beside the machine's limits"},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };

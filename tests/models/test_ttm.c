@@ -17,7 +17,8 @@ static void one_line(const struct tool_result *r, const char *says)
     ck_assert_str_eq(strchr(r->log, '\n') ? strchr(r->log, '\n') : "nothing", "\n");
 }
 
-static const char *const commands[] = {"init", "generate", "eval", "inspect", "tokenizer", "bench"};
+static const char *const commands[] = {"init",     "generate", "eval",   "inspect", "tokenizer",
+                                       "compress", "round",    "export", "bench"};
 
 START_TEST(every_command_has_help)
 {
