@@ -29,6 +29,7 @@ static const struct {
     {"compress", cmd_compress, "turn layers into Tensor-Train matrices"},
     {"round", cmd_round, "bring the ranks of Tensor-Train layers down"},
     {"export", cmd_export, "write a dense model"},
+    {"shapes", cmd_shapes, "which shapes a Tensor-Train layer can have"},
     {"bench", cmd_bench, "speed of a model beside the machine's limits"},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };

@@ -18,7 +18,7 @@ static void one_line(const struct tool_result *r, const char *says)
 }
 
 static const char *const commands[] = {"init",     "generate", "eval",   "inspect", "tokenizer",
-                                       "compress", "round",    "export", "bench"};
+                                       "compress", "round",    "export", "shapes",  "bench"};
 
 START_TEST(every_command_has_help)
 {
