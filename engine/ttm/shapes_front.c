@@ -14,7 +14,7 @@
 
 #include "engine/base/mem.h"
 
-enum { MAX_GROUPS_SETS = 1 << TTM_MAX_CORES, LARGEST_PRIME = 13 };
+enum { GROUP_SETS = 1 << TTM_MAX_CORES, LARGEST_PRIME = 13 };
 
 /* ---- the three numbers of a shape ---- */
 
@@ -54,8 +54,8 @@ static uint64_t step_mults(const struct groups *c, unsigned applied, int g)
 /* The fewest multiplications over all orders; order may be NULL. */
 static uint64_t best_order(const struct groups *c, int *order)
 {
-    uint64_t best[MAX_GROUPS_SETS];
-    unsigned char last[MAX_GROUPS_SETS];
+    uint64_t best[GROUP_SETS];
+    unsigned char last[GROUP_SETS] = {0};
     unsigned all = (1u << c->n) - 1;
     best[0] = 0;
     for (unsigned set = 1; set <= all; set++) {
