@@ -96,6 +96,10 @@ INLINE vf vf_abs(vf a)
 {
     return _mm256_andnot_ps(_mm256_set1_ps(-0.0F), a);
 }
+INLINE vf vf_sqrt(vf a)
+{
+    return _mm256_sqrt_ps(a);
+}
 INLINE vf vf_round(vf a)
 {
     return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -152,8 +156,10 @@ INLINE double vd_sum(vd s)
 
 #define TABLE kernels_table_avx2
 #define TABLE_NAME "avx2"
+#define GRAD_TABLE grad_table_avx2
 #include "engine/kernels/math.inc"
 #include "engine/kernels/panel.inc"
 #include "engine/kernels/rows.inc"
 #include "engine/kernels/attend.inc"
+#include "engine/kernels/grad.inc"
 #include "engine/kernels/table.inc"

@@ -95,6 +95,10 @@ INLINE vf vf_abs(vf a)
 {
     return _mm512_abs_ps(a);
 }
+INLINE vf vf_sqrt(vf a)
+{
+    return _mm512_sqrt_ps(a);
+}
 INLINE vf vf_round(vf a)
 {
     return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -140,8 +144,10 @@ INLINE double vd_sum(vd s)
 
 #define TABLE kernels_table_avx512
 #define TABLE_NAME "avx512"
+#define GRAD_TABLE grad_table_avx512
 #include "engine/kernels/math.inc"
 #include "engine/kernels/panel.inc"
 #include "engine/kernels/rows.inc"
 #include "engine/kernels/attend.inc"
+#include "engine/kernels/grad.inc"
 #include "engine/kernels/table.inc"

@@ -1,6 +1,7 @@
 #ifndef TTMD_KERNELS_KERNELS_ISA_H
 #define TTMD_KERNELS_KERNELS_ISA_H
 
+#include "engine/kernels/grad.h"
 #include "engine/kernels/kernels.h"
 
 /* The tables, one per instruction set; private to this room. Only those of the machine that the
@@ -9,8 +10,11 @@ extern const struct kernels kernels_table_scalar;
 #if defined(__x86_64__)
 extern const struct kernels kernels_table_avx2;
 extern const struct kernels kernels_table_avx512;
+extern const struct grad_kernels grad_table_avx2;
+extern const struct grad_kernels grad_table_avx512;
 #elif defined(__aarch64__)
 extern const struct kernels kernels_table_neon;
+extern const struct grad_kernels grad_table_neon;
 #endif
 
 /* kv_put in plain C: a step writes one position, the strided column is a handful of cache lines. */

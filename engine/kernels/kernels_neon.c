@@ -102,6 +102,10 @@ INLINE vf vf_abs(vf a)
 {
     return vabsq_f32(a);
 }
+INLINE vf vf_sqrt(vf a)
+{
+    return vsqrtq_f32(a);
+}
 INLINE vf vf_round(vf a)
 {
     return vrndnq_f32(a);
@@ -153,8 +157,10 @@ INLINE double vd_sum(vd s)
 
 #define TABLE kernels_table_neon
 #define TABLE_NAME "neon"
+#define GRAD_TABLE grad_table_neon
 #include "engine/kernels/math.inc"
 #include "engine/kernels/panel.inc"
 #include "engine/kernels/rows.inc"
 #include "engine/kernels/attend.inc"
+#include "engine/kernels/grad.inc"
 #include "engine/kernels/table.inc"
