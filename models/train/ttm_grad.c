@@ -1,0 +1,104 @@
+/* The choice of the route. Multiplications are counted, and floats that only change places as
+ * MOVE_COST of them: a machine that multiplies a hundred times while it moves one number would
+ * otherwise be led to the route that does nothing but move. Thin products (few columns or a short
+ * sum) do not reach the machine's rate, and are counted as if they were THIN wide. */
+#include "models/train/ttm_grad.h"
+
+#include <math.h>
+
+#include "models/train/ttm_parts.h"
+
+#define MOVE_COST 24
+#define THIN 32
+
+static double product_cost(size_t m, size_t n, size_t k)
+{
+    return (double)m * (double)(n < THIN ? THIN : n) * (double)(k < THIN ? THIN : k);
+}
+
+struct sides {
+    size_t ml, nl, mr, nr, r;
+};
+
+static struct sides sides_of(const struct ttm_shape *s, int split)
+{
+    struct ttm_group l, r;
+    ttm_group_init(&l, s, 0, split);
+    ttm_group_init(&r, s, split, s->d);
+    return (struct sides){l.m, l.n, r.m, r.n, (size_t)s->r[split]};
+}
+
+/* Forward, and dx and dW: three products; W is made twice, and taken apart twice. */
+static double dense_cost(const struct ttm_shape *s, int split, size_t tokens)
+{
+    struct sides z = sides_of(s, split);
+    double w = (double)s->in * (double)s->out;
+    return 3 * (double)tokens * w + 4 * product_cost(z.ml * z.nl, z.mr * z.nr, z.r) +
+           4 * MOVE_COST * w;
+}
+
+/* First contraction (4 times: there, again, and two ways back) and second (3 times). */
+static double cores_cost(const struct ttm_shape *s, int split, bool left_first, size_t tokens)
+{
+    struct sides z = sides_of(s, split);
+    size_t mf = left_first ? z.ml : z.mr, nf = left_first ? z.nl : z.nr;
+    size_t ms = left_first ? z.mr : z.ml, ns = left_first ? z.nr : z.nl;
+    double first = product_cost(tokens * ms, nf * z.r, mf);
+    double second = product_cost(tokens * nf, ns, ms * z.r);
+    double moved = ms == 1 || nf == 1 ? 0 : 3.0 * (double)(ms * nf * z.r);
+    if (left_first && z.ml > 1 && z.mr > 1) moved += 3.0 * (double)(z.ml * z.mr);
+    if (!left_first && z.nl > 1 && z.nr > 1) moved += 2.0 * (double)(z.nl * z.nr);
+    return 4 * first + 3 * second + MOVE_COST * (double)tokens * moved;
+}
+
+static void consider(struct ttm_grad_plan *best, const struct ttm_grad_plan *p)
+{
+    if (p->cost < best->cost) *best = *p;
+}
+
+void ttm_grad_plan(struct ttm_grad_plan *out, const struct ttm_shape *s, size_t tokens,
+                   enum ttm_route route, int threads)
+{
+    struct ttm_grad_plan best = {.cost = INFINITY};
+    for (int split = 0; split <= s->d; split++) {
+        struct ttm_grad_plan p = {.shape = *s, .split = split, .tokens = tokens};
+        p.route = TTM_ROUTE_DENSE;
+        p.cost = dense_cost(s, split, tokens);
+        if (route != TTM_ROUTE_CORES) consider(&best, &p);
+        p.route = TTM_ROUTE_CORES;
+        for (int left = 0; left < 2; left++) {
+            p.left_first = left;
+            p.cost = cores_cost(s, split, left, tokens);
+            if (route != TTM_ROUTE_DENSE && split > 0 && split < s->d) consider(&best, &p);
+        }
+        if (route == TTM_ROUTE_CORES && s->d == 1) consider(&best, &p); /* nothing to contract */
+    }
+    best.scratch_floats = best.route == TTM_ROUTE_DENSE ? ttm_dense_scratch(&best, threads)
+                                                        : ttm_cores_scratch(&best);
+    *out = best;
+}
+
+void ttm_grad_forward(const struct ttm_grad_plan *p, struct pool *pool, const float *const *cores,
+                      const float *x, size_t t, float *y, float *scratch)
+{
+    struct ttm_call_grad c = {.p = p, .pool = pool, .cores = cores, .x = x, .t = t, .y = y};
+    c.scratch = scratch;
+    if (p->route == TTM_ROUTE_DENSE)
+        ttm_dense_forward(&c);
+    else
+        ttm_cores_forward(&c);
+}
+
+void ttm_grad_backward(const struct ttm_grad_plan *p, struct pool *pool, const float *const *cores,
+                       const float *x, const float *dy, size_t t, float *dx, float *const *dcores,
+                       float *scratch)
+{
+    struct ttm_call_grad c = {.p = p, .pool = pool, .cores = cores, .x = x, .dy = dy, .t = t};
+    c.dx = dx;
+    c.dcores = dcores;
+    c.scratch = scratch;
+    if (p->route == TTM_ROUTE_DENSE)
+        ttm_dense_backward(&c);
+    else
+        ttm_cores_backward(&c);
+}
