@@ -11,37 +11,29 @@
 #include "models/init_weights.h"
 #include "models/options.h"
 #include "models/outdir.h"
+#include "models/sizes.h"
 #include "models/tool.h"
 
 struct init_args {
-    const char *preset, *dtype, *activation, *tokenizer, *out;
-    int64_t layers, channels, heads, positions, vocab, inner, seed, threads; /* 0 = the preset's */
-    int64_t ttm_rank;                                                        /* 0 = dense */
+    struct sizes sizes;
+    const char *dtype, *activation, *tokenizer, *out;
+    int64_t seed, threads;
+    int64_t ttm_rank; /* 0 = dense */
     const char *ttm_layers;
     bool untied, random_biases, no_mlp_bias, force;
 };
 
-static const struct preset {
-    const char *name;
-    int layers, channels, heads, positions, vocab;
-} presets[] = {
-    {"gpt2", 12, 768, 12, 1024, 50257},        {"gpt2-medium", 24, 1024, 16, 1024, 50257},
-    {"gpt2-large", 36, 1280, 20, 1024, 50257}, {"gpt2-xl", 48, 1600, 25, 1024, 50257},
-    {"distilgpt2", 6, 768, 12, 1024, 50257},   {"tiny", 2, 64, 4, 128, 512},
-};
-
-#define SIZE_MAX_DIM 16777216.0 /* what the loader takes */
 #define FIELD(f) offsetof(struct init_args, f)
 static const struct option table[] = {
-    {"preset", 0, OPTION_STRING, FIELD(preset), "NAME", 0, 0,
-     "gpt2|gpt2-medium|gpt2-large|gpt2-xl|distilgpt2|tiny", "sizes to begin with (default tiny)"},
-    {"layers", 0, OPTION_INT, FIELD(layers), "N", 1, 4096, NULL, "transformer blocks"},
-    {"channels", 0, OPTION_INT, FIELD(channels), "N", 1, SIZE_MAX_DIM, NULL, "width, n_embd"},
-    {"heads", 0, OPTION_INT, FIELD(heads), "N", 1, SIZE_MAX_DIM, NULL,
+    {"preset", 0, OPTION_STRING, FIELD(sizes.preset), "NAME", 0, 0, SIZES_PRESETS,
+     "sizes to begin with (default tiny)"},
+    {"layers", 0, OPTION_INT, FIELD(sizes.layers), "N", 1, 4096, NULL, "transformer blocks"},
+    {"channels", 0, OPTION_INT, FIELD(sizes.channels), "N", 1, SIZES_MAX, NULL, "width, n_embd"},
+    {"heads", 0, OPTION_INT, FIELD(sizes.heads), "N", 1, SIZES_MAX, NULL,
      "attention heads; divides the channels"},
-    {"positions", 0, OPTION_INT, FIELD(positions), "N", 1, SIZE_MAX_DIM, NULL, "context length"},
-    {"vocab", 0, OPTION_INT, FIELD(vocab), "N", 1, SIZE_MAX_DIM, NULL, "token ids"},
-    {"inner", 0, OPTION_INT, FIELD(inner), "N", 1, SIZE_MAX_DIM, NULL,
+    {"positions", 0, OPTION_INT, FIELD(sizes.positions), "N", 1, SIZES_MAX, NULL, "context length"},
+    {"vocab", 0, OPTION_INT, FIELD(sizes.vocab), "N", 1, SIZES_MAX, NULL, "token ids"},
+    {"inner", 0, OPTION_INT, FIELD(sizes.inner), "N", 1, SIZES_MAX, NULL,
      "width of the MLP (default 4 x channels)"},
     {"dtype", 0, OPTION_STRING, FIELD(dtype), "T", 0, 0, "f32|f16|bf16",
      "element type of the file (default f32)"},
@@ -74,40 +66,12 @@ static const struct options options = {
     .n = sizeof table / sizeof *table,
 };
 
-static int pick(int64_t given, int preset)
-{
-    return given ? (int)given : preset;
-}
-
 static int resolve(const struct init_args *a, struct gpt2_config *cfg, struct err *err)
 {
-    const struct preset *p = presets;
-    while (strcmp(p->name, a->preset) != 0)
-        p++;
-    *cfg = (struct gpt2_config){
-        .n_layer = pick(a->layers, p->layers),
-        .n_head = pick(a->heads, p->heads),
-        .n_embd = pick(a->channels, p->channels),
-        .n_positions = pick(a->positions, p->positions),
-        .vocab_size = pick(a->vocab, p->vocab),
-        .layer_norm_epsilon = 1e-5f,
-        .activation = (enum act)checkpoint_activation_parse(a->activation),
-        .scale_attn_weights = true,
-        .tie_word_embeddings = !a->untied,
-        .bos_token_id = -1,
-        .eos_token_id = -1,
-    };
-    if (cfg->n_embd % cfg->n_head)
-        return err_set_param(err, ERR_INVALID, "heads",
-                             "--heads: %d heads do not divide %d channels", cfg->n_head,
-                             cfg->n_embd);
-    int64_t inner = a->inner ? a->inner : 4 * (int64_t)cfg->n_embd;
-    if (inner > (int64_t)SIZE_MAX_DIM)
-        return err_set_param(err, ERR_INVALID, "channels",
-                             "--channels: %d channels make an MLP wider than %d", cfg->n_embd,
-                             (int)SIZE_MAX_DIM);
-    cfg->n_inner = (int)inner;
-    return 0;
+    int rc = sizes_resolve(&a->sizes, cfg, err);
+    cfg->activation = (enum act)checkpoint_activation_parse(a->activation);
+    cfg->tie_word_embeddings = !a->untied;
+    return rc;
 }
 
 /* The tokenizer goes first: config.json names its end-of-text token. */
@@ -167,7 +131,7 @@ static int put_weights(const struct tool *t, const struct init_args *a, struct i
 int cmd_init(const struct tool *t, int argc, char **argv, struct err *err)
 {
     struct init_args a = {
-        .preset = "tiny", .dtype = "f32", .activation = "gelu_new", .ttm_layers = "mlp"};
+        .sizes = {.preset = "tiny"}, .dtype = "f32", .activation = "gelu_new", .ttm_layers = "mlp"};
     int rc = options_parse(&options, &a, NULL, argc, argv, t->out, err);
     if (rc) return rc == OPTIONS_HELP ? 0 : rc;
     if (!a.out) return err_set_param(err, ERR_MISSING, "out", "--out is missing: where to write");

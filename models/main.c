@@ -30,6 +30,7 @@ static const struct {
     {"round", cmd_round, "bring the ranks of Tensor-Train layers down"},
     {"export", cmd_export, "write a dense model"},
     {"shapes", cmd_shapes, "which shapes a Tensor-Train layer can have"},
+    {"train", cmd_train, "train a model, dense or TTM, on a text"},
     {"bench", cmd_bench, "speed of a model beside the machine's limits"},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };

@@ -1,0 +1,57 @@
+#ifndef TTMD_MODELS_TRAIN_TRAINER_H
+#define TTMD_MODELS_TRAIN_TRAINER_H
+
+#include "models/tool.h"
+#include "models/train/backprop.h"
+#include "models/train/corpus.h"
+#include "models/train/optim.h"
+#include "models/train/runlog.h"
+#include "models/train/state.h"
+#include "models/train/train_options.h"
+
+/* A training run. The output directory is a model directory from the first checkpoint on:
+ *   config.json, tokenizer files   written at start
+ *   model.safetensors              the best checkpoint: lowest validation loss, or the last one
+ *   train.state                    for --resume
+ *   log.jsonl                      the log
+ *   train.tokens, valid.tokens     the texts as ids */
+struct trainer {
+    const struct tool *tool;
+    struct train_args a;
+    struct compute c; /* pool owned */
+    struct tokenizer *tok;
+    struct net net;
+    float *w, *grad; /* (net.floats) owned by mem_map */
+    struct optim optim;
+    struct backprop *backprop;
+    struct corpus train, valid; /* valid.n == 0: none */
+    struct batches batches;
+    int32_t *tokens, *targets; /* (batch * block) owned */
+    struct train_state state;
+    uint64_t total_steps; /* 0: --minutes alone decides */
+    struct runlog log;
+    bool exported; /* model.safetensors is of this run */
+
+    struct net teacher_net;
+    float *teacher_w;
+    struct backprop_teacher teacher; /* .model NULL: none */
+};
+
+/* trainer_open -- everything up to the first step, or after the last one with --resume.
+ * Errors  of all kinds; trainer_close() is called by the caller in any case. */
+int trainer_open(struct trainer *r, const struct tool *t, const struct train_args *a,
+                 struct err *err);
+void trainer_close(struct trainer *r);
+
+/* trainer_model -- the model's configuration, shapes and first weights. Part of trainer_open(). */
+int trainer_model(struct trainer *r, struct err *err);
+int trainer_teacher(struct trainer *r, struct err *err);
+
+/* trainer_run -- steps until the end, or a signal, which is no error: the run is saved.
+ * Errors  ERR_IO: the last checkpoint is intact; ERR_INTERNAL when the loss is not finite any more. */
+int trainer_run(struct trainer *r, struct err *err);
+
+/* trainer_validate -- mean cross-entropy of evenly spaced blocks of the validation text. */
+double trainer_validate(struct trainer *r);
+
+#endif
