@@ -4,7 +4,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "engine/base/pool.h"
+#include "engine/kernels/matmul.h"
 
 /* Large f32 products of row-major matrices, for training: both operands change from call to call, so
  * that nothing is worth packing beforehand (matmul.h is the product with weights that stay).
@@ -25,16 +25,14 @@ struct gemm {
 /* gemm -- split over the pool in pieces that depend on the shape alone: the same bits with any number
  * of threads.
  *
- * Cost    2*m*n*k operations.
- * Thread  the pool's owner. The process computes with OpenBLAS in one thread per caller from the first
- *         call on.
+ * Cost    2*m*n*k operations. Nothing is allocated: the packed operands of a piece lie on the stack,
+ *         GEMM_STACK_BYTES of it.
+ * Thread  the pool's owner.
  */
-void gemm(struct pool *pool, const struct gemm *g);
+void gemm(const struct compute *c, const struct gemm *g);
+#define GEMM_STACK_BYTES (800 << 10)
 
 /* gemm_one -- all of it on the calling thread; inside pool tasks. */
-void gemm_one(const struct gemm *g);
-
-/* gemm_own_threads -- tell OpenBLAS once that the pool owns the threads; before any gemm_one(). */
-void gemm_own_threads(void);
+void gemm_one(const struct kernels *k, const struct gemm *g);
 
 #endif

@@ -6,6 +6,29 @@
 
 #include "engine/kernels/kernels_isa.h"
 
+enum { ROWS = 4, COLS = 8 };
+
+static void gemm_tile(size_t k, const float *a, const float *b, float alpha, bool more, float *c,
+                      size_t ldc, size_t rows, size_t cols)
+{
+    for (size_t r = 0; r < rows; r++)
+        for (size_t j = 0; j < cols; j++) {
+            float s = 0;
+            for (size_t i = 0; i < k; i++)
+                s = fmaf(a[i * ROWS + r], b[i * COLS + j], s);
+            c[r * ldc + j] = alpha * s + (more ? c[r * ldc + j] : 0);
+        }
+}
+
+static void gemm_pack(float *dst, size_t width, const float *src, size_t ld, bool turned, size_t k,
+                      size_t n)
+{
+    for (size_t p = 0; p < n; p += width)
+        for (size_t i = 0; i < k; i++)
+            for (size_t j = p; j < p + width; j++)
+                *dst++ = j >= n ? 0 : turned ? src[j * ld + i] : src[i * ld + j];
+}
+
 static void add(float *y, const float *x, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -110,6 +133,10 @@ static void adamw(float *w, const float *g, float *m, float *v, size_t n, const 
 }
 
 static const struct grad_kernels scalar = {
+    .gemm_rows = ROWS,
+    .gemm_cols = COLS,
+    .gemm_tile = gemm_tile,
+    .gemm_pack = gemm_pack,
     .add = add,
     .add_scaled = add_scaled,
     .add_two = add_two,

@@ -19,7 +19,20 @@ struct adamw {
     float grad_scale; /* multiplies the gradient: clipping, averaging */
 };
 
+#define GEMM_MAX_ROWS 12
+#define GEMM_MAX_COLS 32
+
 struct grad_kernels {
+    /* gemm_tile -- c (rows, cols) = alpha * sum over k of a[k] b[k], + c with `add`; the inside of gemm.h.
+     *   a  (k, gemm_rows), b (k, gemm_cols) packed by gemm_pack(), zeros beyond rows and cols
+     * gemm_pack -- the n columns of src as panels (k, width), one after another, the last one filled up
+     * with zeros; src is (k, n), or (n, k) with `turned`, stride ld. */
+    size_t gemm_rows, gemm_cols; /* at most GEMM_MAX_ROWS, GEMM_MAX_COLS */
+    void (*gemm_tile)(size_t k, const float *a, const float *b, float alpha, bool add, float *c,
+                      size_t ldc, size_t rows, size_t cols);
+    void (*gemm_pack)(float *dst, size_t width, const float *src, size_t ld, bool turned, size_t k,
+                      size_t n);
+
     /* add -- y += x. */
     void (*add)(float *y, const float *x, size_t n);
 

@@ -15,6 +15,8 @@
 #define VALUE_SUMS 8
 #define ATTEND_ROWS 4 /* queries at once */
 
+#define GEMM_ROWS 6 /* of a tile of a general product */
+#define GEMM_VECS 2
 #define INLINE static inline __attribute__((always_inline))
 
 typedef __m256 vf;
@@ -158,8 +160,34 @@ INLINE double vd_sum(vd s)
 #define TABLE_NAME "avx2"
 #define GRAD_TABLE grad_table_avx2
 #include "engine/kernels/math.inc"
+
+/* r[i][j] becomes r[j][i]: pairs, quadruples, then the two halves. */
+INLINE void vf_transpose(vf r[VL])
+{
+    __m256d t[VL];
+    vf q[VL];
+    UNROLL for (int i = 0; i < VL; i += 2)
+    {
+        t[i] = _mm256_castps_pd(_mm256_unpacklo_ps(r[i], r[i + 1]));
+        t[i + 1] = _mm256_castps_pd(_mm256_unpackhi_ps(r[i], r[i + 1]));
+    }
+    UNROLL for (int i = 0; i < VL; i += 4)
+    {
+        q[i] = _mm256_castpd_ps(_mm256_unpacklo_pd(t[i], t[i + 2]));
+        q[i + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(t[i], t[i + 2]));
+        q[i + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(t[i + 1], t[i + 3]));
+        q[i + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(t[i + 1], t[i + 3]));
+    }
+    UNROLL for (int i = 0; i < 4; i++)
+    {
+        r[i] = _mm256_permute2f128_ps(q[i], q[4 + i], 0x20);
+        r[4 + i] = _mm256_permute2f128_ps(q[i], q[4 + i], 0x31);
+    }
+}
+
 #include "engine/kernels/panel.inc"
 #include "engine/kernels/rows.inc"
 #include "engine/kernels/attend.inc"
+#include "engine/kernels/gemm.inc"
 #include "engine/kernels/grad.inc"
 #include "engine/kernels/table.inc"

@@ -16,6 +16,8 @@
 #define VALUE_SUMS 16
 #define ATTEND_ROWS 8 /* queries at once */
 
+#define GEMM_ROWS 12 /* of a tile of a general product */
+#define GEMM_VECS 2
 #define INLINE static inline __attribute__((always_inline))
 
 typedef __m512 vf;
@@ -146,8 +148,39 @@ INLINE double vd_sum(vd s)
 #define TABLE_NAME "avx512"
 #define GRAD_TABLE grad_table_avx512
 #include "engine/kernels/math.inc"
+
+/* r[i][j] becomes r[j][i]: pairs, quadruples, then whole 128-bit lanes. */
+INLINE void vf_transpose(vf r[VL])
+{
+    __m512d t[VL], q[VL];
+    UNROLL for (int i = 0; i < VL; i += 2)
+    {
+        t[i] = _mm512_castps_pd(_mm512_unpacklo_ps(r[i], r[i + 1]));
+        t[i + 1] = _mm512_castps_pd(_mm512_unpackhi_ps(r[i], r[i + 1]));
+    }
+    UNROLL for (int i = 0; i < VL; i += 4)
+    {
+        q[i] = _mm512_unpacklo_pd(t[i], t[i + 2]);
+        q[i + 1] = _mm512_unpackhi_pd(t[i], t[i + 2]);
+        q[i + 2] = _mm512_unpacklo_pd(t[i + 1], t[i + 3]);
+        q[i + 3] = _mm512_unpackhi_pd(t[i + 1], t[i + 3]);
+    }
+    UNROLL for (int i = 0; i < 4; i++)
+    {
+        vf a = _mm512_castpd_ps(_mm512_shuffle_f64x2(q[i], q[4 + i], 0x88));
+        vf b = _mm512_castpd_ps(_mm512_shuffle_f64x2(q[i], q[4 + i], 0xdd));
+        vf c = _mm512_castpd_ps(_mm512_shuffle_f64x2(q[8 + i], q[12 + i], 0x88));
+        vf d = _mm512_castpd_ps(_mm512_shuffle_f64x2(q[8 + i], q[12 + i], 0xdd));
+        r[i] = _mm512_shuffle_f32x4(a, c, 0x88);
+        r[4 + i] = _mm512_shuffle_f32x4(b, d, 0x88);
+        r[8 + i] = _mm512_shuffle_f32x4(a, c, 0xdd);
+        r[12 + i] = _mm512_shuffle_f32x4(b, d, 0xdd);
+    }
+}
+
 #include "engine/kernels/panel.inc"
 #include "engine/kernels/rows.inc"
 #include "engine/kernels/attend.inc"
+#include "engine/kernels/gemm.inc"
 #include "engine/kernels/grad.inc"
 #include "engine/kernels/table.inc"

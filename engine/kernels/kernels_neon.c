@@ -16,6 +16,8 @@
 #define VALUE_SUMS 16
 #define ATTEND_ROWS 4 /* queries at once */
 
+#define GEMM_ROWS 6 /* of a tile of a general product */
+#define GEMM_VECS 4
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float32x4_t vf;
@@ -159,8 +161,20 @@ INLINE double vd_sum(vd s)
 #define TABLE_NAME "neon"
 #define GRAD_TABLE grad_table_neon
 #include "engine/kernels/math.inc"
+
+/* r[i][j] becomes r[j][i]: pairs, then halves. */
+INLINE void vf_transpose(vf r[VL])
+{
+    float32x4x2_t a = vtrnq_f32(r[0], r[1]), b = vtrnq_f32(r[2], r[3]);
+    r[0] = vcombine_f32(vget_low_f32(a.val[0]), vget_low_f32(b.val[0]));
+    r[1] = vcombine_f32(vget_low_f32(a.val[1]), vget_low_f32(b.val[1]));
+    r[2] = vcombine_f32(vget_high_f32(a.val[0]), vget_high_f32(b.val[0]));
+    r[3] = vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
+}
+
 #include "engine/kernels/panel.inc"
 #include "engine/kernels/rows.inc"
 #include "engine/kernels/attend.inc"
+#include "engine/kernels/gemm.inc"
 #include "engine/kernels/grad.inc"
 #include "engine/kernels/table.inc"

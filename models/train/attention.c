@@ -75,17 +75,17 @@ static void drop(const struct tile *t, float *s)
 static void scores(const struct tile *t, const float *q, size_t ldq, const float *k, float *s)
 {
     const struct backprop *b = t->at->p->b;
-    gemm_one(&(struct gemm){.tb = true,
-                            .m = t->nq,
-                            .n = t->keys,
-                            .k = b->d,
-                            .alpha = 1,
-                            .a = q,
-                            .lda = ldq,
-                            .b = k,
-                            .ldb = 3 * b->c,
-                            .c = s,
-                            .ldc = t->keys});
+    gemm_one(b->k, &(struct gemm){.tb = true,
+                                  .m = t->nq,
+                                  .n = t->keys,
+                                  .k = b->d,
+                                  .alpha = 1,
+                                  .a = q,
+                                  .lda = ldq,
+                                  .b = k,
+                                  .ldb = 3 * b->c,
+                                  .c = s,
+                                  .ldc = t->keys});
 }
 
 static void forward_tile(const struct tile *t)
@@ -103,16 +103,16 @@ static void forward_tile(const struct tile *t)
         memset(s + n, 0, (t->keys - n) * sizeof *s);
     }
     drop(t, t->s);
-    gemm_one(&(struct gemm){.m = t->nq,
-                            .n = b->d,
-                            .k = t->keys,
-                            .alpha = 1,
-                            .a = t->s,
-                            .lda = t->keys,
-                            .b = t->v,
-                            .ldb = 3 * b->c,
-                            .c = t->at->a->att + (t->row0 + t->q0) * b->c + t->head * b->d,
-                            .ldc = b->c});
+    gemm_one(b->k, &(struct gemm){.m = t->nq,
+                                  .n = b->d,
+                                  .k = t->keys,
+                                  .alpha = 1,
+                                  .a = t->s,
+                                  .lda = t->keys,
+                                  .b = t->v,
+                                  .ldb = 3 * b->c,
+                                  .c = t->at->a->att + (t->row0 + t->q0) * b->c + t->head * b->d,
+                                  .ldc = b->c});
 }
 
 static void forward_items(void *arg, size_t begin, size_t end, int worker)
@@ -172,22 +172,22 @@ static void backward_tile(const struct tile *t)
     g.b = d;
     g.ldb = b->c;
     g.c = dk + b->c;
-    gemm_one(&g);
+    gemm_one(b->k, &g);
     g.a = ds;
     g.b = t->q;
     g.ldb = ld;
     g.c = dk;
-    gemm_one(&g);
-    gemm_one(&(struct gemm){.m = t->nq,
-                            .n = b->d,
-                            .k = t->keys,
-                            .alpha = 1,
-                            .a = ds,
-                            .lda = t->keys,
-                            .b = t->k,
-                            .ldb = ld,
-                            .c = dq,
-                            .ldc = ld});
+    gemm_one(b->k, &g);
+    gemm_one(b->k, &(struct gemm){.m = t->nq,
+                                  .n = b->d,
+                                  .k = t->keys,
+                                  .alpha = 1,
+                                  .a = ds,
+                                  .lda = t->keys,
+                                  .b = t->k,
+                                  .ldb = ld,
+                                  .c = dq,
+                                  .ldc = ld});
 }
 
 static void backward_items(void *arg, size_t begin, size_t end, int worker)

@@ -88,6 +88,7 @@ static struct backprop *describe(const struct net *net, const struct backprop_op
     struct backprop *b = mem_calloc(1, sizeof *b);
     b->net = net;
     b->o = *o;
+    b->compute = *c;
     b->k = c->k;
     b->g = grad_kernels(c->k);
     b->pool = c->pool;
@@ -116,7 +117,6 @@ int backprop_new(struct backprop **out, const struct net *net, const struct back
     if (!o->sequences || !o->length || o->length > (size_t)net->cfg.n_positions)
         return err_set(err, ERR_INVALID, "sequences of %zu tokens: the model has %d positions",
                        o->length, net->cfg.n_positions);
-    gemm_own_threads();
     struct backprop *b = describe(net, o, c);
     struct carver count = {0};
     carve(b, &count);

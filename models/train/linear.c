@@ -15,19 +15,19 @@ void linear_forward(const struct pass *p, int layer, int which, const float *x, 
     if (l->ttm) {
         const float *cores[TTM_MAX_CORES];
         cores_of(l, p->w, cores);
-        ttm_grad_forward(&b->plans[layer][which], b->pool, cores, x, p->rows, y, b->ttm);
+        ttm_grad_forward(&b->plans[layer][which], &b->compute, cores, x, p->rows, y, b->ttm);
         return;
     }
-    gemm(b->pool, &(struct gemm){.m = p->rows,
-                                 .n = l->out,
-                                 .k = l->in,
-                                 .alpha = 1,
-                                 .a = x,
-                                 .lda = l->in,
-                                 .b = p->w + l->weight,
-                                 .ldb = l->out,
-                                 .c = y,
-                                 .ldc = l->out});
+    gemm(&b->compute, &(struct gemm){.m = p->rows,
+                                     .n = l->out,
+                                     .k = l->in,
+                                     .alpha = 1,
+                                     .a = x,
+                                     .lda = l->in,
+                                     .b = p->w + l->weight,
+                                     .ldb = l->out,
+                                     .c = y,
+                                     .ldc = l->out});
 }
 
 void linear_backward(const struct pass *p, int layer, int which, const float *x, const float *dy,
@@ -41,31 +41,31 @@ void linear_backward(const struct pass *p, int layer, int which, const float *x,
         cores_of(l, p->w, cores);
         for (int k = 0; k < l->shape.d; k++)
             dcores[k] = p->grad + l->core[k];
-        ttm_grad_backward(&b->plans[layer][which], b->pool, cores, x, dy, p->rows, dx, dcores,
+        ttm_grad_backward(&b->plans[layer][which], &b->compute, cores, x, dy, p->rows, dx, dcores,
                           b->ttm);
         return;
     }
-    gemm(b->pool, &(struct gemm){.ta = true,
-                                 .m = l->in,
-                                 .n = l->out,
-                                 .k = p->rows,
-                                 .alpha = 1,
-                                 .beta = 1,
-                                 .a = x,
-                                 .lda = l->in,
-                                 .b = dy,
-                                 .ldb = l->out,
-                                 .c = p->grad + l->weight,
-                                 .ldc = l->out});
-    gemm(b->pool, &(struct gemm){.tb = true,
-                                 .m = p->rows,
-                                 .n = l->in,
-                                 .k = l->out,
-                                 .alpha = 1,
-                                 .a = dy,
-                                 .lda = l->out,
-                                 .b = p->w + l->weight,
-                                 .ldb = l->out,
-                                 .c = dx,
-                                 .ldc = l->in});
+    gemm(&b->compute, &(struct gemm){.ta = true,
+                                     .m = l->in,
+                                     .n = l->out,
+                                     .k = p->rows,
+                                     .alpha = 1,
+                                     .beta = 1,
+                                     .a = x,
+                                     .lda = l->in,
+                                     .b = dy,
+                                     .ldb = l->out,
+                                     .c = p->grad + l->weight,
+                                     .ldc = l->out});
+    gemm(&b->compute, &(struct gemm){.tb = true,
+                                     .m = p->rows,
+                                     .n = l->in,
+                                     .k = l->out,
+                                     .alpha = 1,
+                                     .a = dy,
+                                     .lda = l->out,
+                                     .b = p->w + l->weight,
+                                     .ldb = l->out,
+                                     .c = dx,
+                                     .ldc = l->in});
 }

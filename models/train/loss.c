@@ -75,44 +75,44 @@ static void head_logits(const struct backprop *b, const struct net *net, const f
                         const float *hidden, size_t rows, float *logits)
 {
     size_t c = (size_t)net->cfg.n_embd;
-    gemm(b->pool, &(struct gemm){.tb = true,
-                                 .m = rows,
-                                 .n = b->vocab,
-                                 .k = c,
-                                 .alpha = 1,
-                                 .a = hidden,
-                                 .lda = c,
-                                 .b = w + net->head,
-                                 .ldb = c,
-                                 .c = logits,
-                                 .ldc = b->vocab});
+    gemm(&b->compute, &(struct gemm){.tb = true,
+                                     .m = rows,
+                                     .n = b->vocab,
+                                     .k = c,
+                                     .alpha = 1,
+                                     .a = hidden,
+                                     .lda = c,
+                                     .b = w + net->head,
+                                     .ldb = c,
+                                     .c = logits,
+                                     .ldc = b->vocab});
 }
 
 static void head_backward(const struct chunk *c)
 {
     const struct backprop *b = c->p->b;
-    gemm(b->pool, &(struct gemm){.ta = true,
-                                 .m = b->vocab,
-                                 .n = b->c,
-                                 .k = c->rows,
-                                 .alpha = 1,
-                                 .beta = 1,
-                                 .a = b->logits,
-                                 .lda = b->vocab,
-                                 .b = b->hidden + c->row0 * b->c,
-                                 .ldb = b->c,
-                                 .c = c->p->grad + b->net->head,
-                                 .ldc = b->c});
-    gemm(b->pool, &(struct gemm){.m = c->rows,
-                                 .n = b->c,
-                                 .k = b->vocab,
-                                 .alpha = 1,
-                                 .a = b->logits,
-                                 .lda = b->vocab,
-                                 .b = c->p->w + b->net->head,
-                                 .ldb = b->c,
-                                 .c = b->narrow + c->row0 * b->c,
-                                 .ldc = b->c});
+    gemm(&b->compute, &(struct gemm){.ta = true,
+                                     .m = b->vocab,
+                                     .n = b->c,
+                                     .k = c->rows,
+                                     .alpha = 1,
+                                     .beta = 1,
+                                     .a = b->logits,
+                                     .lda = b->vocab,
+                                     .b = b->hidden + c->row0 * b->c,
+                                     .ldb = b->c,
+                                     .c = c->p->grad + b->net->head,
+                                     .ldc = b->c});
+    gemm(&b->compute, &(struct gemm){.m = c->rows,
+                                     .n = b->c,
+                                     .k = b->vocab,
+                                     .alpha = 1,
+                                     .a = b->logits,
+                                     .lda = b->vocab,
+                                     .b = c->p->w + b->net->head,
+                                     .ldb = b->c,
+                                     .c = b->narrow + c->row0 * b->c,
+                                     .ldc = b->c});
 }
 
 void head_loss(const struct pass *p, struct backprop_loss *out)

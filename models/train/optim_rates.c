@@ -30,18 +30,18 @@ size_t optim_core_floats(const struct ttm_shape *s)
 static void product(const struct compute *c, bool ta, bool tb, size_t m, size_t n, size_t k,
                     const float *a, const float *b, float *out)
 {
-    gemm(c->pool, &(struct gemm){.ta = ta,
-                                 .tb = tb,
-                                 .m = m,
-                                 .n = n,
-                                 .k = k,
-                                 .alpha = 1,
-                                 .a = a,
-                                 .lda = ta ? m : k,
-                                 .b = b,
-                                 .ldb = tb ? k : n,
-                                 .c = out,
-                                 .ldc = n});
+    gemm(c, &(struct gemm){.ta = ta,
+                           .tb = tb,
+                           .m = m,
+                           .n = n,
+                           .k = k,
+                           .alpha = 1,
+                           .a = a,
+                           .lda = ta ? m : k,
+                           .b = b,
+                           .ldb = tb ? k : n,
+                           .c = out,
+                           .ldc = n});
 }
 
 /* sum over i of a[i] b[i], long vectors */

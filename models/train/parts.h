@@ -26,10 +26,11 @@ struct layer_acts {
 struct backprop {
     const struct net *net;
     struct backprop_options o;
-    const struct kernels *k;
-    const struct grad_kernels *g;
-    struct pool *pool;
-    size_t rows; /* B*T of the largest batch */
+    struct compute compute;
+    const struct kernels *k;      /* of compute */
+    const struct grad_kernels *g; /* beside it */
+    struct pool *pool;            /* of compute */
+    size_t rows;                  /* B*T of the largest batch */
     size_t c, inner, heads, d, vocab;
 
     void *arena; /* owned */

@@ -82,19 +82,19 @@ size_t ttm_cores_scratch(const struct ttm_grad_plan *p)
 static void product(const struct contraction *k, bool ta, bool tb, size_t m, size_t n, size_t depth,
                     const float *a, const float *b, float beta, float *c)
 {
-    gemm(k->c->pool, &(struct gemm){.ta = ta,
-                                    .tb = tb,
-                                    .m = m,
-                                    .n = n,
-                                    .k = depth,
-                                    .alpha = 1,
-                                    .beta = beta,
-                                    .a = a,
-                                    .lda = ta ? m : depth,
-                                    .b = b,
-                                    .ldb = tb ? depth : n,
-                                    .c = c,
-                                    .ldc = n});
+    gemm(k->c->compute, &(struct gemm){.ta = ta,
+                                       .tb = tb,
+                                       .m = m,
+                                       .n = n,
+                                       .k = depth,
+                                       .alpha = 1,
+                                       .beta = beta,
+                                       .a = a,
+                                       .lda = ta ? m : depth,
+                                       .b = b,
+                                       .ldb = tb ? depth : n,
+                                       .c = c,
+                                       .ldc = n});
 }
 
 /* The groups' products in the order of axes that the contractions want. L is (iL, jL, r), R (r, iR, jR). */
@@ -102,14 +102,14 @@ static void prepare(struct contraction *k)
 {
     const struct ttm_call_grad *c = k->c;
     const struct ttm_group *l = &k->left, *r = &k->right;
-    const float *lp = ttm_group_merge(l, c->pool, c->cores, k->chain_l);
-    const float *rp = ttm_group_merge(r, c->pool, c->cores, k->chain_r);
+    const float *lp = ttm_group_merge(l, c->compute, c->cores, k->chain_l);
+    const float *rp = ttm_group_merge(r, c->compute, c->cores, k->chain_r);
     if (k->left_first) {
         memcpy(k->f, lp, l->floats * sizeof *lp);
-        ttm_swap_middle(c->pool, k->s, rp, 1, k->r, r->m, r->n); /* (r, iR, jR) -> (iR, r, jR) */
+        ttm_swap_middle(c->compute, k->s, rp, 1, k->r, r->m, r->n); /* (r, iR, jR) -> (iR, r, jR) */
     } else {
-        ttm_swap_middle(c->pool, k->f, rp, 1, k->r, r->m * r->n, 1); /* -> (iR, jR, r) */
-        ttm_swap_middle(c->pool, k->s, lp, l->m, l->n, k->r, 1);     /* -> (iL, r, jL) */
+        ttm_swap_middle(c->compute, k->f, rp, 1, k->r, r->m * r->n, 1); /* -> (iR, jR, r) */
+        ttm_swap_middle(c->compute, k->s, lp, l->m, l->n, k->r, 1);     /* -> (iL, r, jL) */
     }
 }
 
@@ -133,7 +133,7 @@ static const float *first_input(const struct contraction *k, const float *x, siz
         x = padded;
     }
     if (!k->left_first || k->mf == 1 || k->ms == 1) return x;
-    ttm_swap_middle(k->c->pool, k->xs, x, t, k->mf, k->ms, 1);
+    ttm_swap_middle(k->c->compute, k->xs, x, t, k->mf, k->ms, 1);
     return k->xs;
 }
 
@@ -142,7 +142,7 @@ static float *contract_first(const struct contraction *k, const float *x, size_t
 {
     product(k, false, false, t * k->ms, k->nf * k->r, k->mf, x, k->f, 0, k->u);
     if (k->ms == 1 || k->nf == 1) return k->u;
-    ttm_swap_middle(k->c->pool, k->v, k->u, t, k->ms, k->nf, k->r);
+    ttm_swap_middle(k->c->compute, k->v, k->u, t, k->ms, k->nf, k->r);
     return k->v;
 }
 
@@ -166,7 +166,7 @@ void ttm_cores_forward(const struct ttm_call_grad *c)
         float *y = c->y + at * k.out, *whole = cut ? k.turn : y;
         float *product_to = turned ? k.ys : whole;
         product(&k, false, false, t * k.nf, k.ns, k.ms * k.r, v, k.s, 0, product_to);
-        if (turned) ttm_swap_middle(c->pool, whole, k.ys, t, k.nf, k.ns, 1);
+        if (turned) ttm_swap_middle(c->compute, whole, k.ys, t, k.nf, k.ns, 1);
         if (cut) copy_rows(y, k.out, whole, all, t);
     }
 }
@@ -182,7 +182,7 @@ static const float *second_output(const struct contraction *k, const float *dy, 
         dy = padded;
     }
     if (!turned) return dy;
-    ttm_swap_middle(k->c->pool, k->ys, dy, t, k->ns, k->nf, 1);
+    ttm_swap_middle(k->c->compute, k->ys, dy, t, k->ns, k->nf, 1);
     return k->ys;
 }
 
@@ -197,7 +197,7 @@ static void backward_chunk(const struct contraction *k, size_t at, size_t t)
     product(k, true, false, k->ms * k->r, k->ns, t * k->nf, v, dy, beta, k->ds);
     product(k, false, true, t * k->nf, k->ms * k->r, k->ns, dy, k->s, 0, du);
     if (moved) {
-        ttm_swap_middle(c->pool, v, du, t, k->nf, k->ms, k->r); /* v is done with */
+        ttm_swap_middle(c->compute, v, du, t, k->nf, k->ms, k->r); /* v is done with */
         du = v;
     }
     product(k, true, false, k->mf, k->nf * k->r, t * k->ms, x, du, beta, k->df);
@@ -206,7 +206,7 @@ static void backward_chunk(const struct contraction *k, size_t at, size_t t)
     float *dx = c->dx + at * k->in, *whole = all != k->in ? k->turn : dx;
     float *to = turned ? k->xs : whole; /* x is done with */
     product(k, false, true, t * k->ms, k->mf, k->nf * k->r, du, k->f, 0, to);
-    if (turned) ttm_swap_middle(c->pool, whole, k->xs, t, k->ms, k->mf, 1);
+    if (turned) ttm_swap_middle(c->compute, whole, k->xs, t, k->ms, k->mf, 1);
     if (all != k->in) copy_rows(dx, k->in, whole, all, t);
 }
 
@@ -218,13 +218,13 @@ void ttm_cores_backward(const struct ttm_call_grad *c)
     for (size_t at = 0; at < c->t; at += k.chunk)
         backward_chunk(&k, at, c->t - at < k.chunk ? c->t - at : k.chunk);
     if (k.left_first) {
-        ttm_group_backward(l, c->pool, c->cores, k.chain_l, k.df, c->dcores, k.back);
-        ttm_swap_middle(c->pool, k.dgroup, k.ds, 1, r->m, k.r, r->n);
-        ttm_group_backward(r, c->pool, c->cores, k.chain_r, k.dgroup, c->dcores, k.back);
+        ttm_group_backward(l, c->compute, c->cores, k.chain_l, k.df, c->dcores, k.back);
+        ttm_swap_middle(c->compute, k.dgroup, k.ds, 1, r->m, k.r, r->n);
+        ttm_group_backward(r, c->compute, c->cores, k.chain_r, k.dgroup, c->dcores, k.back);
     } else {
-        ttm_swap_middle(c->pool, k.dgroup, k.df, 1, r->m * r->n, k.r, 1);
-        ttm_group_backward(r, c->pool, c->cores, k.chain_r, k.dgroup, c->dcores, k.back);
-        ttm_swap_middle(c->pool, k.dgroup, k.ds, l->m, k.r, l->n, 1);
-        ttm_group_backward(l, c->pool, c->cores, k.chain_l, k.dgroup, c->dcores, k.back);
+        ttm_swap_middle(c->compute, k.dgroup, k.df, 1, r->m * r->n, k.r, 1);
+        ttm_group_backward(r, c->compute, c->cores, k.chain_r, k.dgroup, c->dcores, k.back);
+        ttm_swap_middle(c->compute, k.dgroup, k.ds, l->m, k.r, l->n, 1);
+        ttm_group_backward(l, c->compute, c->cores, k.chain_l, k.dgroup, c->dcores, k.back);
     }
 }

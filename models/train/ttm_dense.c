@@ -94,16 +94,16 @@ static void build_tiles(void *arg, size_t begin, size_t end, int worker)
     float *tile = d->tiles + (size_t)worker * d->tile_floats;
     for (size_t item = begin; item < end; item++) {
         struct tile t = tile_at(d, item);
-        gemm_one(&(struct gemm){.m = t.rows,
-                                .n = r->m * r->n,
-                                .k = d->r,
-                                .alpha = 1,
-                                .a = d->lp + (t.il * d->left.n + t.j0) * d->r,
-                                .lda = d->r,
-                                .b = d->rp,
-                                .ldb = r->m * r->n,
-                                .c = tile,
-                                .ldc = r->m * r->n});
+        gemm_one(d->c->compute->k, &(struct gemm){.m = t.rows,
+                                                  .n = r->m * r->n,
+                                                  .k = d->r,
+                                                  .alpha = 1,
+                                                  .a = d->lp + (t.il * d->left.n + t.j0) * d->r,
+                                                  .lda = d->r,
+                                                  .b = d->rp,
+                                                  .ldb = r->m * r->n,
+                                                  .c = tile,
+                                                  .ldc = r->m * r->n});
         for (size_t ir = 0; ir < r->m && t.il * r->m + ir < d->in; ir++)
             for (size_t j = 0; j < t.rows; j++) {
                 size_t col = (t.j0 + j) * r->n, n = cut(d, col);
@@ -134,17 +134,17 @@ static void left_tiles(void *arg, size_t begin, size_t end, int worker)
     for (size_t item = begin; item < end; item++) {
         struct tile t = tile_at(d, item);
         gather_left(d, &t, tile);
-        gemm_one(&(struct gemm){.tb = true,
-                                .m = t.rows,
-                                .n = d->r,
-                                .k = r->m * r->n,
-                                .alpha = 1,
-                                .a = tile,
-                                .lda = r->m * r->n,
-                                .b = d->rp,
-                                .ldb = r->m * r->n,
-                                .c = d->dl + (t.il * d->left.n + t.j0) * d->r,
-                                .ldc = d->r});
+        gemm_one(d->c->compute->k, &(struct gemm){.tb = true,
+                                                  .m = t.rows,
+                                                  .n = d->r,
+                                                  .k = r->m * r->n,
+                                                  .alpha = 1,
+                                                  .a = tile,
+                                                  .lda = r->m * r->n,
+                                                  .b = d->rp,
+                                                  .ldb = r->m * r->n,
+                                                  .c = d->dl + (t.il * d->left.n + t.j0) * d->r,
+                                                  .ldc = d->r});
     }
 }
 
@@ -164,17 +164,17 @@ static void right_tiles(void *arg, size_t begin, size_t end, int worker)
                     memcpy(to, d->w + row * d->out + jl * r->n, n * sizeof *to);
                     memset(to + n, 0, (r->n - n) * sizeof *to);
                 }
-        gemm_one(&(struct gemm){.ta = true,
-                                .m = d->r,
-                                .n = rows * r->n,
-                                .k = l->m * l->n,
-                                .alpha = 1,
-                                .a = d->lp,
-                                .lda = d->r,
-                                .b = tile,
-                                .ldb = rows * r->n,
-                                .c = d->dr + i0 * r->n,
-                                .ldc = r->m * r->n});
+        gemm_one(d->c->compute->k, &(struct gemm){.ta = true,
+                                                  .m = d->r,
+                                                  .n = rows * r->n,
+                                                  .k = l->m * l->n,
+                                                  .alpha = 1,
+                                                  .a = d->lp,
+                                                  .lda = d->r,
+                                                  .b = tile,
+                                                  .ldb = rows * r->n,
+                                                  .c = d->dr + i0 * r->n,
+                                                  .ldc = r->m * r->n});
     }
 }
 
@@ -182,56 +182,56 @@ static void rebuild(struct dense *d, const struct ttm_call_grad *c)
 {
     size_t floats;
     d->c = c;
-    lay_out(d, c->p, pool_threads(c->pool), c->scratch, &floats);
-    d->lp = ttm_group_merge(&d->left, c->pool, c->cores, d->chain_l);
-    d->rp = ttm_group_merge(&d->right, c->pool, c->cores, d->chain_r);
-    pool_for(c->pool, d->left.m * d->tiles_l, 1, build_tiles, d);
+    lay_out(d, c->p, pool_threads(c->compute->pool), c->scratch, &floats);
+    d->lp = ttm_group_merge(&d->left, c->compute, c->cores, d->chain_l);
+    d->rp = ttm_group_merge(&d->right, c->compute, c->cores, d->chain_r);
+    pool_for(c->compute->pool, d->left.m * d->tiles_l, 1, build_tiles, d);
 }
 
 void ttm_dense_forward(const struct ttm_call_grad *c)
 {
     struct dense d;
     rebuild(&d, c);
-    gemm(c->pool, &(struct gemm){.m = c->t,
-                                 .n = d.out,
-                                 .k = d.in,
-                                 .alpha = 1,
-                                 .a = c->x,
-                                 .lda = d.in,
-                                 .b = d.w,
-                                 .ldb = d.out,
-                                 .c = c->y,
-                                 .ldc = d.out});
+    gemm(c->compute, &(struct gemm){.m = c->t,
+                                    .n = d.out,
+                                    .k = d.in,
+                                    .alpha = 1,
+                                    .a = c->x,
+                                    .lda = d.in,
+                                    .b = d.w,
+                                    .ldb = d.out,
+                                    .c = c->y,
+                                    .ldc = d.out});
 }
 
 void ttm_dense_backward(const struct ttm_call_grad *c)
 {
     struct dense d;
     rebuild(&d, c);
-    gemm(c->pool, &(struct gemm){.tb = true,
-                                 .m = c->t,
-                                 .n = d.in,
-                                 .k = d.out,
-                                 .alpha = 1,
-                                 .a = c->dy,
-                                 .lda = d.out,
-                                 .b = d.w,
-                                 .ldb = d.out,
-                                 .c = c->dx,
-                                 .ldc = d.in});
-    gemm(c->pool, &(struct gemm){.ta = true,
-                                 .m = d.in,
-                                 .n = d.out,
-                                 .k = c->t,
-                                 .alpha = 1,
-                                 .a = c->x,
-                                 .lda = d.in,
-                                 .b = c->dy,
-                                 .ldb = d.out,
-                                 .c = d.w,
-                                 .ldc = d.out});
-    pool_for(c->pool, d.left.m * d.tiles_l, 1, left_tiles, &d);
-    pool_for(c->pool, d.tiles_r, 1, right_tiles, &d);
-    ttm_group_backward(&d.left, c->pool, c->cores, d.chain_l, d.dl, c->dcores, d.back);
-    ttm_group_backward(&d.right, c->pool, c->cores, d.chain_r, d.dr, c->dcores, d.back);
+    gemm(c->compute, &(struct gemm){.tb = true,
+                                    .m = c->t,
+                                    .n = d.in,
+                                    .k = d.out,
+                                    .alpha = 1,
+                                    .a = c->dy,
+                                    .lda = d.out,
+                                    .b = d.w,
+                                    .ldb = d.out,
+                                    .c = c->dx,
+                                    .ldc = d.in});
+    gemm(c->compute, &(struct gemm){.ta = true,
+                                    .m = d.in,
+                                    .n = d.out,
+                                    .k = c->t,
+                                    .alpha = 1,
+                                    .a = c->x,
+                                    .lda = d.in,
+                                    .b = c->dy,
+                                    .ldb = d.out,
+                                    .c = d.w,
+                                    .ldc = d.out});
+    pool_for(c->compute->pool, d.left.m * d.tiles_l, 1, left_tiles, &d);
+    pool_for(c->compute->pool, d.tiles_r, 1, right_tiles, &d);
+    ttm_group_backward(&d.left, c->compute, c->cores, d.chain_l, d.dl, c->dcores, d.back);
+    ttm_group_backward(&d.right, c->compute, c->cores, d.chain_r, d.dr, c->dcores, d.back);
 }

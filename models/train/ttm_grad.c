@@ -78,10 +78,10 @@ void ttm_grad_plan(struct ttm_grad_plan *out, const struct ttm_shape *s, size_t 
     *out = best;
 }
 
-void ttm_grad_forward(const struct ttm_grad_plan *p, struct pool *pool, const float *const *cores,
-                      const float *x, size_t t, float *y, float *scratch)
+void ttm_grad_forward(const struct ttm_grad_plan *p, const struct compute *compute,
+                      const float *const *cores, const float *x, size_t t, float *y, float *scratch)
 {
-    struct ttm_call_grad c = {.p = p, .pool = pool, .cores = cores, .x = x, .t = t, .y = y};
+    struct ttm_call_grad c = {.p = p, .compute = compute, .cores = cores, .x = x, .t = t, .y = y};
     c.scratch = scratch;
     if (p->route == TTM_ROUTE_DENSE)
         ttm_dense_forward(&c);
@@ -89,11 +89,11 @@ void ttm_grad_forward(const struct ttm_grad_plan *p, struct pool *pool, const fl
         ttm_cores_forward(&c);
 }
 
-void ttm_grad_backward(const struct ttm_grad_plan *p, struct pool *pool, const float *const *cores,
-                       const float *x, const float *dy, size_t t, float *dx, float *const *dcores,
-                       float *scratch)
+void ttm_grad_backward(const struct ttm_grad_plan *p, const struct compute *compute,
+                       const float *const *cores, const float *x, const float *dy, size_t t,
+                       float *dx, float *const *dcores, float *scratch)
 {
-    struct ttm_call_grad c = {.p = p, .pool = pool, .cores = cores, .x = x, .dy = dy, .t = t};
+    struct ttm_call_grad c = {.p = p, .compute = compute, .cores = cores, .x = x, .dy = dy, .t = t};
     c.dx = dx;
     c.dcores = dcores;
     c.scratch = scratch;

@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "engine/base/pool.h"
+#include "engine/kernels/matmul.h"
 #include "engine/ttm/shape.h"
 
 /* A TTM layer forward and backward, keeping nothing but its input and its cores. The cores are two
@@ -44,12 +44,13 @@ void ttm_grad_plan(struct ttm_grad_plan *out, const struct ttm_shape *s, size_t 
  *   scratch  >= p->scratch_floats, 64-byte aligned; borrowed
  *
  * Thread  the pool's owner. Nothing is allocated. */
-void ttm_grad_forward(const struct ttm_grad_plan *p, struct pool *pool, const float *const *cores,
-                      const float *x, size_t t, float *y, float *scratch);
+void ttm_grad_forward(const struct ttm_grad_plan *p, const struct compute *compute,
+                      const float *const *cores, const float *x, size_t t, float *y,
+                      float *scratch);
 
 /* ttm_grad_backward -- dx = dy W^T (overwritten), dcores[k] += the cores' gradients. */
-void ttm_grad_backward(const struct ttm_grad_plan *p, struct pool *pool, const float *const *cores,
-                       const float *x, const float *dy, size_t t, float *dx, float *const *dcores,
-                       float *scratch);
+void ttm_grad_backward(const struct ttm_grad_plan *p, const struct compute *compute,
+                       const float *const *cores, const float *x, const float *dy, size_t t,
+                       float *dx, float *const *dcores, float *scratch);
 
 #endif

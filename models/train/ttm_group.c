@@ -51,30 +51,30 @@ static void swap_items(void *arg, size_t begin, size_t end, int worker)
     }
 }
 
-void ttm_swap_middle(struct pool *pool, float *dst, const float *src, size_t a, size_t b, size_t c,
-                     size_t d)
+void ttm_swap_middle(const struct compute *compute, float *dst, const float *src, size_t a,
+                     size_t b, size_t c, size_t d)
 {
     struct swap s = {.dst = dst, .src = src, .b = b, .c = c, .d = d};
     size_t each = b * c * d, grain = ((size_t)1 << 16) / (each ? each : 1) + 1;
-    pool_for(pool, a, grain, swap_items, &s);
+    pool_for(compute->pool, a, grain, swap_items, &s);
 }
 
-static void product(struct pool *pool, bool ta, bool tb, size_t m, size_t n, size_t k,
+static void product(const struct compute *compute, bool ta, bool tb, size_t m, size_t n, size_t k,
                     const float *a, const float *b, float beta, float *c)
 {
-    gemm(pool, &(struct gemm){.ta = ta,
-                              .tb = tb,
-                              .m = m,
-                              .n = n,
-                              .k = k,
-                              .alpha = 1,
-                              .beta = beta,
-                              .a = a,
-                              .lda = ta ? m : k,
-                              .b = b,
-                              .ldb = tb ? k : n,
-                              .c = c,
-                              .ldc = n});
+    gemm(compute, &(struct gemm){.ta = ta,
+                                 .tb = tb,
+                                 .m = m,
+                                 .n = n,
+                                 .k = k,
+                                 .alpha = 1,
+                                 .beta = beta,
+                                 .a = a,
+                                 .lda = ta ? m : k,
+                                 .b = b,
+                                 .ldb = tb ? k : n,
+                                 .c = c,
+                                 .ldc = n});
 }
 
 /* Walk of the chain: the product of cores first..k-1, and where it lies. */
@@ -98,7 +98,7 @@ static struct walk walk_to(const struct ttm_group *g, int k, const float *const 
     return w;
 }
 
-const float *ttm_group_merge(const struct ttm_group *g, struct pool *pool,
+const float *ttm_group_merge(const struct ttm_group *g, const struct compute *compute,
                              const float *const *cores, float *chain)
 {
     float *mixed = chain + g->products;
@@ -110,15 +110,16 @@ const float *ttm_group_merge(const struct ttm_group *g, struct pool *pool,
     for (int k = g->first + 1; k < g->last; k++) {
         struct walk from = walk_to(g, k, cores, chain), to = walk_to(g, k + 1, cores, chain);
         size_t m = (size_t)g->s->m[k], n = (size_t)g->s->n[k];
-        product(pool, false, false, g->ra * from.m * from.n, core_cols(g->s, k), from.r, from.at,
+        product(compute, false, false, g->ra * from.m * from.n, core_cols(g->s, k), from.r, from.at,
                 cores[k], 0, mixed);
-        ttm_swap_middle(pool, chain + to.offset, mixed, g->ra * from.m, from.n, m, n * to.r);
+        ttm_swap_middle(compute, chain + to.offset, mixed, g->ra * from.m, from.n, m, n * to.r);
     }
     return walk_to(g, g->last, cores, chain).at;
 }
 
-void ttm_group_backward(const struct ttm_group *g, struct pool *pool, const float *const *cores,
-                        const float *chain, const float *d, float *const *dcores, float *scratch)
+void ttm_group_backward(const struct ttm_group *g, const struct compute *compute,
+                        const float *const *cores, const float *chain, const float *d,
+                        float *const *dcores, float *scratch)
 {
     size_t largest = g->backward_floats / 3;
     float *mixed = scratch, *next[2] = {scratch + largest, scratch + 2 * largest};
@@ -127,9 +128,9 @@ void ttm_group_backward(const struct ttm_group *g, struct pool *pool, const floa
         struct walk from = walk_to(g, k, cores, chain), to = walk_to(g, k + 1, cores, chain);
         size_t m = (size_t)g->s->m[k], n = (size_t)g->s->n[k];
         size_t rows = g->ra * from.m * from.n, cols = core_cols(g->s, k);
-        ttm_swap_middle(pool, mixed, d, g->ra * from.m, m, from.n, n * to.r);
-        product(pool, true, false, from.r, cols, rows, from.at, mixed, 1, dcores[k]);
-        product(pool, false, true, rows, from.r, cols, mixed, cores[k], 0, next[k & 1]);
+        ttm_swap_middle(compute, mixed, d, g->ra * from.m, m, from.n, n * to.r);
+        product(compute, true, false, from.r, cols, rows, from.at, mixed, 1, dcores[k]);
+        product(compute, false, true, rows, from.r, cols, mixed, cores[k], 0, next[k & 1]);
         d = next[k & 1];
     }
     size_t size = g->ra * core_cols(g->s, g->first);

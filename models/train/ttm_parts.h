@@ -20,23 +20,24 @@ struct ttm_group {
 void ttm_group_init(struct ttm_group *g, const struct ttm_shape *s, int first, int last);
 
 /* ttm_group_merge -- the product, somewhere in `chain`; a single core is returned as it is. */
-const float *ttm_group_merge(const struct ttm_group *g, struct pool *pool,
+const float *ttm_group_merge(const struct ttm_group *g, const struct compute *compute,
                              const float *const *cores, float *chain);
 
 /* ttm_group_backward -- from the product's gradient to its cores', dcores[k] += ..
  *   chain  as ttm_group_merge() left it
  *   d      (ra, m, n, rb) not modified */
-void ttm_group_backward(const struct ttm_group *g, struct pool *pool, const float *const *cores,
-                        const float *chain, const float *d, float *const *dcores, float *scratch);
+void ttm_group_backward(const struct ttm_group *g, const struct compute *compute,
+                        const float *const *cores, const float *chain, const float *d,
+                        float *const *dcores, float *scratch);
 
-/* ttm_swap_middle -- dst (a, c, b, d) = src (a, b, c, d); over the pool (NULL: this thread). */
-void ttm_swap_middle(struct pool *pool, float *dst, const float *src, size_t a, size_t b, size_t c,
-                     size_t d);
+/* ttm_swap_middle -- dst (a, c, b, d) = src (a, b, c, d). */
+void ttm_swap_middle(const struct compute *compute, float *dst, const float *src, size_t a,
+                     size_t b, size_t c, size_t d);
 
 /* One call of a route. */
 struct ttm_call_grad {
     const struct ttm_grad_plan *p;
-    struct pool *pool;
+    const struct compute *compute;
     const float *const *cores;
     const float *x, *dy;
     size_t t;

@@ -9,7 +9,8 @@ static double at(const float *p, bool t, size_t ld, size_t i, size_t j)
     return (double)(t ? p[j * ld + i] : p[i * ld + j]);
 }
 
-static void check(struct pool *pool, bool ta, bool tb, size_t m, size_t n, size_t k, float beta)
+static void check(const struct compute *by, bool ta, bool tb, size_t m, size_t n, size_t k,
+                  float beta)
 {
     struct gemm g = {.ta = ta, .tb = tb, .m = m, .n = n, .k = k, .alpha = 0.5F, .beta = beta};
     g.lda = (ta ? m : k) + 3;
@@ -20,7 +21,7 @@ static void check(struct pool *pool, bool ta, bool tb, size_t m, size_t n, size_
     g.a = a;
     g.b = b;
     g.c = c;
-    gemm(pool, &g);
+    gemm(by, &g);
     for (size_t i = 0; i < m; i++)
         for (size_t j = 0; j < g.ldc; j++) {
             double old = (double)before[i * g.ldc + j], want = old;
@@ -40,49 +41,69 @@ static void check(struct pool *pool, bool ta, bool tb, size_t m, size_t n, size_
 
 START_TEST(products_agree_with_their_definition)
 {
+    const struct kernels *all[TABLES_MAX];
     struct pool *pool;
+    int n = tables(all);
     ck_assert_int_eq(pool_new(&pool, 2, NULL), 0);
-    for (int t = 0; t < 4; t++) {
-        check(pool, t & 1, t & 2, 1, 1, 1, 0);
-        check(pool, t & 1, t & 2, 5, 70, 33, 1);
-        check(pool, t & 1, t & 2, 130, 7, 64, 0);
-        check(NULL, t & 1, t & 2, 49, 97, 12, 1);
-    }
+    for (int i = 0; i < n; i++)
+        for (int t = 0; t < 4; t++) {
+            struct compute c = {.pool = pool, .k = all[i]};
+            check(&c, t & 1, t & 2, 1, 1, 1, 0);
+            check(&c, t & 1, t & 2, 5, 70, 33, 1);
+            check(&c, t & 1, t & 2, 130, 7, 64, 0);
+            check(&c, t & 1, t & 2, 24, 64, 300, 0.25F);
+            c.pool = NULL;
+            check(&c, t & 1, t & 2, 49, 97, 12, 1);
+            check(&c, t & 1, t & 2, 13, 530, 17, 0);
+        }
     pool_free(pool);
 }
 END_TEST
 
 START_TEST(zero_sizes_and_beta_zero)
 {
-    float a[4] = {1, 2, 3, 4}, c[4] = {NAN, NAN, NAN, NAN};
-    struct gemm g = {.m = 2, .n = 2, .k = 2, .alpha = 1, .a = a, .b = a, .c = c};
-    g.lda = g.ldb = g.ldc = 2;
-    gemm(NULL, &g);
-    ck_assert(c[0] == 7 && c[1] == 10 && c[2] == 15 && c[3] == 22);
-    g.m = 0;
-    g.c = NULL;
-    gemm(NULL, &g);
-    g.m = 2;
-    g.n = 0;
-    gemm(NULL, &g);
+    const struct kernels *all[TABLES_MAX];
+    int n = tables(all);
+    for (int i = 0; i < n; i++) {
+        struct compute by = {.k = all[i]};
+        float a[4] = {1, 2, 3, 4}, c[4] = {NAN, NAN, NAN, NAN};
+        struct gemm g = {.m = 2, .n = 2, .k = 2, .alpha = 1, .a = a, .b = a, .c = c};
+        g.lda = g.ldb = g.ldc = 2;
+        gemm(&by, &g);
+        ck_assert(c[0] == 7 && c[1] == 10 && c[2] == 15 && c[3] == 22);
+        g.k = 0;
+        g.beta = 1;
+        gemm_one(by.k, &g);
+        ck_assert(c[0] == 7);
+        g.beta = 0;
+        gemm_one(by.k, &g);
+        ck_assert(c[0] == 0 && c[3] == 0);
+        g.m = 0;
+        g.c = NULL;
+        gemm(&by, &g);
+        g.m = 2;
+        g.n = 0;
+        gemm(&by, &g);
+    }
 }
 END_TEST
 
 START_TEST(threads_do_not_change_a_bit)
 {
-    enum { M = 700, N = 900, K = 800 }; /* several pieces */
+    enum { M = 500, N = 900, K = 1200 }; /* several pieces */
     float *a = floats(M * K, 1), *b = floats(K * N, 2), *c1 = floats(M * N, 3),
           *c2 = floats(M * N, 3);
+    const struct kernels *all[TABLES_MAX];
+    struct compute by = {.k = all[tables(all) - 1]};
     struct gemm g = {.m = M, .n = N, .k = K, .alpha = 1, .a = a, .b = b, .c = c1};
     g.lda = K;
     g.ldb = g.ldc = N;
-    gemm(NULL, &g);
-    struct pool *pool;
-    ck_assert_int_eq(pool_new(&pool, 3, NULL), 0);
+    gemm(&by, &g);
+    ck_assert_int_eq(pool_new(&by.pool, 3, NULL), 0);
     g.c = c2;
-    gemm(pool, &g);
+    gemm(&by, &g);
     assert_same(c1, c2, M * N, "3 threads");
-    pool_free(pool);
+    pool_free(by.pool);
     free(a);
     free(b);
     free(c1);

@@ -156,7 +156,7 @@ static void move(struct ttm *moved, const struct ttm *w, const float *dw, const 
         cores[k] = w->core[k];
         d[k] = mem_calloc(ttm_shape_core(s, k), sizeof(float));
     }
-    ttm_grad_backward(&p, NULL, cores, x, dw, in, dx, d, scratch);
+    ttm_grad_backward(&p, &compute, cores, x, dw, in, dx, d, scratch);
     for (int k = 0; k < s->d; k++) {
         for (size_t i = 0; i < ttm_shape_core(s, k); i++)
             moved->core[k][i] =
