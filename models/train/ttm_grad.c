@@ -1,19 +1,22 @@
-/* The choice of the route. Multiplications are counted, and floats that only change places as
- * MOVE_COST of them: a machine that multiplies a hundred times while it moves one number would
- * otherwise be led to the route that does nothing but move. Thin products (few columns or a short
- * sum) do not reach the machine's rate, and are counted as if they were THIN wide. */
+/* The choice of the route. Multiplications are counted; floats that are only moved (packed for a
+ * product, written by it, or put into another order) count as MOVE_COST of them: a machine that
+ * multiplies thirty times while it moves one number would otherwise be led to the route that does
+ * nothing but move. Products narrower than a tile cost a whole one. */
 #include "models/train/ttm_grad.h"
 
 #include <math.h>
 
+#include "engine/base/mem.h"
 #include "models/train/ttm_parts.h"
 
-#define MOVE_COST 24
-#define THIN 32
+#define MOVE_COST 12
+#define TILE 32
 
 static double product_cost(size_t m, size_t n, size_t k)
 {
-    return (double)m * (double)(n < THIN ? THIN : n) * (double)(k < THIN ? THIN : k);
+    double wide = (double)mem_round_up(n, TILE);
+    return (double)m * wide * (double)k +
+           MOVE_COST * ((double)m * (double)k + (double)k * (double)n + (double)m * (double)n);
 }
 
 struct sides {
@@ -33,8 +36,8 @@ static double dense_cost(const struct ttm_shape *s, int split, size_t tokens)
 {
     struct sides z = sides_of(s, split);
     double w = (double)s->in * (double)s->out;
-    return 3 * (double)tokens * w + 4 * product_cost(z.ml * z.nl, z.mr * z.nr, z.r) +
-           4 * MOVE_COST * w;
+    return product_cost(tokens, (size_t)s->out, (size_t)s->in) * 3 +
+           4 * product_cost(z.ml * z.nl, z.mr * z.nr, z.r) + 4 * MOVE_COST * w;
 }
 
 /* First contraction (4 times: there, again, and two ways back) and second (3 times). */
