@@ -11,7 +11,8 @@ static const char *const prefixes[] = {"transformer.", "", "module.transformer."
 
 static const struct st_tensor *find(const struct st_set *st, const char *name)
 {
-    const char *bare = strncmp(name, "transformer.", 12) == 0 ? name + 12 : name;
+    const size_t n = strlen(prefixes[0]);
+    const char *bare = strncmp(name, prefixes[0], n) == 0 ? name + n : name;
     char spelt[160];
     for (size_t i = 0; i < PREFIXES; i++) {
         snprintf(spelt, sizeof spelt, "%s%s", prefixes[i], bare);
