@@ -311,7 +311,7 @@ void contract_pair_apply(const struct ttm_held *h, const struct ttm_plan *plan,
     plan_pair(&q.p, plan, s);
     q.first = &h->group[0];
     q.second = &h->group[1];
-    bool few = call->rows <= threads * q.p.few_rows;
+    bool few = q.p.few_rows > 1 ? call->rows <= threads * q.p.few_rows : call->rows < threads;
     if (threads > 1 && few && !q.p.by_output) {
         q.rows = call->rows;
         by_panels(&q, c);

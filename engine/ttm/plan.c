@@ -24,7 +24,8 @@
 #define PAIR_MOST_FLOATS ((size_t)128 * 1024)
 #define PAIR_ROWS 32
 #define PAIR_FEW_ROWS 4
-#define REBUILD_PANELS 4 /* most panels in a block */
+#define PAIR_LARGE_FLOATS ((size_t)128 * 1024) /* weights that no core's own cache holds */
+#define REBUILD_PANELS 4                       /* most panels in a block */
 #define REBUILD_TILE_ROWS 24
 
 void plan_chain(struct plan_chain *c, const struct ttm_shape *s, const int *first, int groups)
@@ -182,7 +183,8 @@ void plan_pair(struct plan_pair *out, const struct ttm_plan *p, const struct ttm
                               .r = c.r[1],
                               .left = first == 0,
                               .j_step = 1,
-                              .few_rows = PAIR_FEW_ROWS};
+                              .few_rows = 1};
+    if (plan_chain_floats(&c) > PAIR_LARGE_FLOATS) out->few_rows = PAIR_FEW_ROWS;
     out->by_output = out->mf * out->nf >= out->ms * out->ns;
     while (out->j_step < PACK_N && out->j_step * out->r % PACK_N)
         out->j_step *= 2;

@@ -35,7 +35,7 @@ struct plan_pair {
     size_t j_step;   /* blocks of j in multiples of this begin with a panel */
     size_t block;    /* floats of t at once */
     size_t rows;     /* most rows of x at once */
-    size_t few_rows; /* up to so many rows a thread, t may be whole (by input) */
+    size_t few_rows; /* up to so many rows a thread threads share the weights; t is whole then */
 };
 void plan_pair(struct plan_pair *out, const struct ttm_plan *p, const struct ttm_shape *s);
 size_t plan_pair_worker_floats(const struct plan_pair *p);
