@@ -25,6 +25,8 @@ struct ttm_making {
     struct ttm_shape *shapes;  /* (n) after rounding */
     const char **names;        /* (n) */
     struct ttm_plan (*plans)[TTM_ROLES];
+    struct ttm *rounded; /* (n) */
+    struct err *errs;    /* (n) of their loading */
 };
 
 static void set_workload(struct ttm_making *t)
@@ -85,21 +87,37 @@ static int plan(struct ttm_making *t, const struct compute *c, struct err *err)
                           &t->rates, t->names, err);
 }
 
+/* Each layer's values, rounded: single-threaded work, layer by layer over the pool. */
+static void load_layers(void *arg, size_t begin, size_t end, int worker)
+{
+    const struct ttm_making *t = arg;
+    (void)worker;
+    for (size_t i = begin; i < end; i++) {
+        const struct weight_ttm *f = &t->fills->ttm[i];
+        struct ttm stored = {0};
+        int rc = ttm_tensors_load(&stored, &f->tensors, f->name, &t->errs[i]);
+        for (int k = 0; k < f->tensors.shape.d; k++)
+            st_drop(f->tensors.core[k]);
+        bool exact = memcmp(&f->tensors.shape, &t->shapes[i], sizeof t->shapes[i]) == 0;
+        if (!rc && exact) {
+            t->rounded[i] = stored;
+            continue;
+        }
+        if (!rc) ttm_round_exact(&t->rounded[i], &stored, f->name, &t->errs[i]);
+        ttm_release(&stored);
+    }
+}
+
 static int make_layer(const struct ttm_making *t, size_t i, const struct compute *c,
                       struct err *err)
 {
     const struct weight_ttm *f = &t->fills->ttm[i];
-    struct ttm stored = {0}, rounded = {0};
-    int rc = ttm_tensors_load(&stored, &f->tensors, f->name, err);
-    for (int k = 0; k < f->tensors.shape.d; k++)
-        st_drop(f->tensors.core[k]);
-    bool exact = memcmp(&f->tensors.shape, &t->shapes[i], sizeof t->shapes[i]) == 0;
-    if (!rc && !exact) rc = ttm_round_exact(&rounded, &stored, f->name, err);
+    int rc = t->errs[i].code;
+    if (rc) *err = t->errs[i];
     if (!rc)
-        rc = ttm_linear_new(&f->linear->ttm, exact ? &stored : &rounded, t->plans[i], DTYPE_F32, c,
-                            f->name, err);
-    ttm_release(&stored);
-    ttm_release(&rounded);
+        rc = ttm_linear_new(&f->linear->ttm, &t->rounded[i], t->plans[i], DTYPE_F32, c, f->name,
+                            err);
+    ttm_release(&t->rounded[i]);
     if (rc) return rc;
     struct gpt2_ttm *out = &t->m->ttm[i];
     *out = (struct gpt2_ttm){.linear = f->linear, .stored = f->tensors.shape};
@@ -123,10 +141,17 @@ int weights_make_ttm(struct gpt2 *m, const struct weight_fills *fills, const str
     t.plans = mem_calloc(n + 1, sizeof *t.plans);
     m->ttm = mem_calloc(n + 1, sizeof *m->ttm);
     set_workload(&t);
+    t.rounded = mem_calloc(n + 1, sizeof *t.rounded);
+    t.errs = mem_calloc(n + 1, sizeof *t.errs);
     int rc = n ? plan(&t, c, err) : 0;
+    if (!rc) pool_for(c->pool, n, 1, load_layers, &t);
     for (size_t i = 0; !rc && i < n; i++)
         rc = make_layer(&t, i, c, err);
     if (!rc) m->n_ttm = (int)n;
+    for (size_t i = 0; i < n; i++)
+        ttm_release(&t.rounded[i]);
+    free(t.rounded);
+    free(t.errs);
     free(t.work);
     free(t.shapes);
     free(t.names);

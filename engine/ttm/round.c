@@ -93,8 +93,15 @@ int ttm64_right_orthogonalise(struct ttm64 *w, int downto, struct err *err)
 
 int ttm64_round_exact(struct ttm64 *w, struct err *err)
 {
-    int rc = ttm64_left_orthogonalise(w, w->shape.d - 1, err);
-    return rc ? rc : ttm64_right_orthogonalise(w, 0, err);
+    const struct ttm_shape *s = &w->shape;
+    int rc = 0;
+    for (int k = 0; !rc && k + 1 < s->d; k++)
+        if (ttm_shape_core(s, k) / (size_t)s->r[k + 1] < (size_t)s->r[k + 1])
+            rc = ttm64_push_right(w, k, err);
+    for (int k = s->d - 1; !rc && k > 0; k--)
+        if (ttm_shape_core(s, k) / (size_t)s->r[k] < (size_t)s->r[k])
+            rc = ttm64_push_left(w, k, err);
+    return rc;
 }
 
 int ttm_keep(const double *s, int n, double budget, int max, double *dropped)

@@ -22,7 +22,8 @@ int ttm64_push_right(struct ttm64 *w, int k, struct err *err);
 int ttm64_push_left(struct ttm64 *w, int k, struct err *err);
 
 /* ttm64_round_exact -- bring every rank to the cap from both sides, without any loss: afterwards
- * the shape is what ttm_shape_cap_exact() says. Errors: ERR_NOMEM. */
+ * the shape is what ttm_shape_cap_exact() says. Cores at bonds within the caps are left as they are.
+ * Errors: ERR_NOMEM. */
 int ttm64_round_exact(struct ttm64 *w, struct err *err);
 
 /* ttm64_round -- truncate by singular values.
