@@ -164,7 +164,7 @@ static enum MHD_Result on_headers(struct server *s, struct MHD_Connection *conn,
         r->state = REQ_REPLIED;
         return queue_reply(r);
     }
-    if (r->route && r->route->post && !refused) watcher_add(s->watcher, r);
+    if (!refused && (r->route->post || body)) watcher_add(s->watcher, r);
     return MHD_YES; /* without a body, answering at the last call keeps the connection usable */
 }
 
