@@ -100,9 +100,9 @@ static void *loader_main(void *arg)
         engine_set_on_step(e, metrics_step, s->metrics);
         snprintf(s->fingerprint, sizeof s->fingerprint, "fp_%016llx",
                  (unsigned long long)engine_info(e)->fingerprint);
-        log_ready(s, e);
         atomic_store(&s->load_permille, 1000);
         atomic_store_explicit(&s->engine, e, memory_order_release);
+        log_ready(s, e); /* said when it is true: whoever reads it may send requests */
     }
     uint64_t one = 1;
     if (write(run->loaded_fd, &one, sizeof one) < 0)
