@@ -105,7 +105,7 @@ static void scatter_panel(const struct pair *q, const float *x, size_t row0, siz
         run = least(p->r - b, cols - lane);
         float *to = t + ((j - j0) * all + row0) * p->r + b;
         for (size_t row = 0; row < n; row++)
-            memcpy(to + row * p->r, tile + row * PACK_N + lane, run * sizeof *to);
+            held_copy(to + row * p->r, tile + row * PACK_N + lane, run);
     }
 }
 
@@ -314,7 +314,10 @@ void contract_pair_apply(const struct ttm_held *h, const struct ttm_plan *plan,
     bool few = q.p.few_rows > 1 ? call->rows <= threads * q.p.few_rows : call->rows < threads;
     if (threads > 1 && few && !q.p.by_output) {
         q.rows = call->rows;
-        by_panels(&q, c);
+        if (q.p.few_rows > 1 || i_block(&q.p, q.rows) < q.p.ms)
+            by_panels(&q, c);
+        else
+            by_blocks(&q, c);
         return;
     }
     size_t share = (call->rows + threads - 1) / threads, rounds = (share + q.p.rows - 1) / q.p.rows;

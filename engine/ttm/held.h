@@ -3,6 +3,8 @@
 
 /* Inside engine/ttm only: what a plan keeps resident, and the executors of the three methods. */
 
+#include <string.h>
+
 #include "engine/kernels/matmul.h"
 #include "engine/ttm/plan_chain.h"
 #include "engine/ttm/ttm_linear.h"
@@ -21,6 +23,18 @@ struct ttm_held {
 struct merge_strides {
     size_t a, i, j, b; /* left rank, input index, output index, right rank */
 };
+
+/* held_copy -- n floats, few and often: pieces of constant size, since a call for each would cost more
+ * than the copy. */
+static inline void held_copy(float *to, const float *from, size_t n)
+{
+    for (; n >= 16; n -= 16, to += 16, from += 16)
+        memcpy(to, from, 16 * sizeof *to);
+    for (; n >= 4; n -= 4, to += 4, from += 4)
+        memcpy(to, from, 4 * sizeof *to);
+    for (size_t i = 0; i < n; i++)
+        to[i] = from[i];
+}
 
 /* merge_group -- the product of cores first..last-1 in double, rounded to f32 once, to `dst`.
  * Errors  ERR_NOMEM. */

@@ -16,7 +16,7 @@
 #define LARGE_N 4096
 #define MANY 64
 #define TINY_N (16 * PACK_N) /* enough panels that the pool is woken */
-#define BUDGET_NS (8 * CLOCK_NS_PER_MS)
+#define BUDGET_NS (6 * CLOCK_NS_PER_MS)
 #define LEAST_CACHE ((size_t)1 << 20) /* of SMALL's size */
 
 struct measured {

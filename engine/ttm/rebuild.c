@@ -45,15 +45,6 @@ static int find_runs(const struct plan_tiles *t, size_t j0, size_t col, size_t e
     return n;
 }
 
-static void copy_run(float *to, const float *from, size_t n)
-{
-    if (n == PACK_N) /* a constant: no call */
-        memcpy(to, from, PACK_N * sizeof *to);
-    else
-        for (size_t i = 0; i < n; i++)
-            to[i] = from[i];
-}
-
 /* A tile of left inputs i0..i0+n-1 and left outputs from j0 on to the block's panels. */
 static void deal_out(const struct rebuild *r, const float *tile, size_t i0, size_t n, size_t j0,
                      size_t nj, size_t col0, size_t col1, float *block)
@@ -69,7 +60,7 @@ static void deal_out(const struct rebuild *r, const float *tile, size_t i0, size
             float *to = block + row0 * PACK_N;
             for (size_t row = 0; row < rows; row++, to += PACK_N, src += t->n_right)
                 for (int k = 0; k < n_runs; k++)
-                    copy_run(to + runs[k].lane, src + runs[k].from, runs[k].n);
+                    held_copy(to + runs[k].lane, src + runs[k].from, runs[k].n);
         }
     }
 }
