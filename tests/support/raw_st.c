@@ -1,6 +1,8 @@
 /* Bytes of safetensors files without any check. */
 #include "tests/support/raw_st.h"
 
+#include <stdlib.h>
+
 #include "tests/support/harness.h"
 
 void raw_entry(struct raw_st *r, const char *text)
@@ -49,4 +51,21 @@ void raw_write(struct raw_st *r, const char *path)
     raw_image(r, &b);
     write_file(path, b.data, b.len);
     buf_release(&b);
+}
+
+const char *raw_edited(const char *from, raw_edit *edit, const void *arg)
+{
+    const char *to = temp_dir();
+    struct st_set *s = NULL;
+    struct raw_st r = {0};
+    size_t len;
+    ck_assert_int_eq(st_open(&s, from, NULL), 0);
+    for (size_t i = 0; i < st_count(s); i++)
+        edit(&r, st_at(s, i), arg);
+    st_close(s);
+    raw_write(&r, path_join(to, "model.safetensors"));
+    char *config = read_file(path_join(from, "config.json"), &len);
+    write_file(path_join(to, "config.json"), config, len);
+    free(config);
+    return to;
 }

@@ -268,8 +268,9 @@ static const struct wrong {
     {"0", NULL, NULL, NULL, INFINITY, ERR_INVALID, "cores.0 has an infinity at [0, 0, 0, 3]"},
 };
 
-static void copy_wrong(struct raw_st *r, const struct st_tensor *t, const struct wrong *w)
+static void copy_wrong(struct raw_st *r, const struct st_tensor *t, const void *arg)
 {
+    const struct wrong *w = arg;
     char name[96], shape[96];
     snprintf(name, sizeof name, "transformer.h.0.mlp.c_fc.ttm.cores.%s", w->core);
     if (strcmp(t->name, name) != 0) {
@@ -287,37 +288,22 @@ static void copy_wrong(struct raw_st *r, const struct st_tensor *t, const struct
     free(data);
 }
 
-static const char *copied(const struct wrong *w)
-{
-    const char *from = made(&all_ttm), *to = temp_dir();
-    struct st_set *s;
-    struct raw_st r = {0};
-    ck_assert_int_eq(st_open(&s, from, NULL), 0);
-    for (size_t i = 0; i < st_count(s); i++)
-        copy_wrong(&r, st_at(s, i), w);
-    st_close(s);
-    raw_write(&r, path_join(to, "model.safetensors"));
-    size_t len;
-    char *config = read_file(path_join(from, "config.json"), &len);
-    write_file(path_join(to, "config.json"), config, len);
-    free(config);
-    return to;
-}
-
 START_TEST(refused)
 {
     struct gpt2_options g = {.rates = &rates};
     struct gpt2 *m;
     struct err err = {0};
-    ck_assert_int_eq(open_with(&m, copied(&wrongs[_i]), &g, &err), wrongs[_i].code);
+    ck_assert_int_eq(open_with(&m, raw_edited(made(&all_ttm), copy_wrong, &wrongs[_i]), &g, &err),
+                     wrongs[_i].code);
     ck_assert_ptr_null(m);
     ck_assert_msg(strstr(err.msg, wrongs[_i].says) != NULL, "\"%s\" has no \"%s\"", err.msg,
                   wrongs[_i].says);
 }
 END_TEST
 
-static void dense_too(struct raw_st *r, const struct st_tensor *t)
+static void dense_too(struct raw_st *r, const struct st_tensor *t, const void *arg)
 {
+    (void)arg;
     static float zeros[32 * 128];
     raw_copy(r, t->name, t);
     if (strcmp(t->name, "transformer.h.1.mlp.c_fc.ttm.cores.0") == 0)
@@ -326,21 +312,10 @@ static void dense_too(struct raw_st *r, const struct st_tensor *t)
 
 START_TEST(both_kinds_of_weight)
 {
-    const char *from = made(&all_ttm), *to = temp_dir();
     struct gpt2_options g = {.rates = &rates};
-    struct st_set *s;
-    struct raw_st r = {0};
     struct gpt2 *m;
     struct err err = {0};
-    ck_assert_int_eq(st_open(&s, from, NULL), 0);
-    for (size_t i = 0; i < st_count(s); i++)
-        dense_too(&r, st_at(s, i));
-    st_close(s);
-    raw_write(&r, path_join(to, "model.safetensors"));
-    size_t len;
-    char *config = read_file(path_join(from, "config.json"), &len);
-    write_file(path_join(to, "config.json"), config, len);
-    free(config);
+    const char *to = raw_edited(made(&all_ttm), dense_too, NULL);
     ck_assert_int_eq(open_with(&m, to, &g, &err), ERR_INVALID);
     ck_assert_msg(strstr(err.msg, "are both weights of h.1.mlp.c_fc") != NULL, "%s", err.msg);
 }
