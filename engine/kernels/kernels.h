@@ -28,6 +28,7 @@ struct epilogue {
     size_t ldr;            /* floats */
     const float *start;    /* (rows, n) f32 with stride lds, or NULL; may be y itself */
     size_t lds;            /* floats */
+    const void *next;      /* where the caller's next weights lie, or NULL: only prefetched */
 };
 
 /* One tile of attention: nq successive queries of one sequence and one head. The keys and values

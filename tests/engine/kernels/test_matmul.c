@@ -36,7 +36,7 @@ static void release(struct product *p)
 static void check_exact(const struct product *p, const struct kernels *k, struct pool *pool)
 {
     struct compute c = {pool, k};
-    struct epilogue e = {p->bias, ACT_RELU, p->residual, p->ldy, NULL, 0};
+    struct epilogue e = {.bias = p->bias, .act = ACT_RELU, .residual = p->residual, .ldr = p->ldy};
     float *y = floats(p->rows * p->ldy, 9);
 
     matmul(&c, p->x, p->ldx, p->rows, &p->w, y, p->ldy, &e);
@@ -52,8 +52,8 @@ static void check_exact(const struct product *p, const struct kernels *k, struct
     free(y);
 }
 
-static const size_t shapes[][3] = {{1, 1, 1},     {3, 33, 2},    {48, 100, 5},
-                                   {127, 31, 40}, {70, 65, 130}, {96, 200, 200}};
+static const size_t shapes[][3] = {{1, 1, 1},     {3, 33, 2},     {48, 100, 5},   {127, 31, 40},
+                                   {70, 65, 130}, {96, 200, 200}, {2051, 129, 35}};
 
 START_TEST(products_are_exact_for_any_threads)
 {
@@ -105,7 +105,7 @@ START_TEST(a_row_is_a_function_of_itself)
 
     ck_assert_int_eq(pool_new(&pool, 2, NULL), 0);
     make(&p, 768, 100, 203, DTYPE_F16);
-    struct epilogue e = {p.bias, ACT_GELU_ERF, NULL, 0, NULL, 0};
+    struct epilogue e = {.bias = p.bias, .act = ACT_GELU_ERF};
     for (int i = 1; i < n; i++) {
         struct compute two = {pool, all[i]}, one = {NULL, all[i]};
         float *y = floats(p.rows * p.ldy, 9);
@@ -126,7 +126,7 @@ static Suite *suite(void)
     Suite *s = suite_create("matmul");
     TCase *t = tcase_create("matmul");
     tcase_set_timeout(t, 120);
-    tcase_add_loop_test(t, products_are_exact_for_any_threads, 0, 6);
+    tcase_add_loop_test(t, products_are_exact_for_any_threads, 0, 7);
     tcase_add_test(t, no_rows_and_no_epilogue);
     tcase_add_test(t, a_row_is_a_function_of_itself);
     suite_add_tcase(s, t);

@@ -161,6 +161,32 @@ START_TEST(sums_in_pieces)
 }
 END_TEST
 
+/* Panels so long that they are taken in pieces, the last of them odd; more rows than go through a piece
+ * together; the residual is the output, which holds it until the sums are complete. */
+START_TEST(long_panels_agree)
+{
+    static const size_t rows[] = {13, 25, 99};
+    const struct kernels *all[TABLES_MAX];
+    int n = tables(all);
+    struct panel_case c;
+    make_case(&c, 4099, rows[_i], _i ? 31 : 32, types[_i]);
+    c.e = (struct epilogue){.bias = c.bias, .act = ACT_RELU, .residual = c.residual, .ldr = c.ldy};
+    compare_tables(&c);
+    for (int i = 0; i < n; i++) {
+        float *y = run_case(&c, all[i]), *in_place = floats(c.rows * c.ldy - 5, 4);
+        struct epilogue e = c.e;
+        e.residual = in_place;
+        e.next = c.panel;
+        all[i]->panel[c.t](c.x, c.ldx, c.rows, c.panel, c.k, in_place, c.ldy, c.cols, &e);
+        for (size_t r = 0; r < c.rows; r++)
+            assert_same(in_place + r * c.ldy, y + r * c.ldy, c.cols, all[i]->name);
+        free(y);
+        free(in_place);
+    }
+    free_case(&c);
+}
+END_TEST
+
 START_TEST(residual_may_be_the_output)
 {
     const struct kernels *all[TABLES_MAX];
@@ -191,11 +217,13 @@ START_TEST(a_row_is_a_function_of_itself)
 
     for (size_t rows = 2; rows <= 40; rows += 1 + rows / 5) {
         make_case(&c, 127, rows, cols[rows % 5], types[_i]);
-        c.e = (struct epilogue){c.bias, ACT_GELU_NEW, c.residual, c.ldy, NULL, 0};
+        c.e = (struct epilogue){
+            .bias = c.bias, .act = ACT_GELU_NEW, .residual = c.residual, .ldr = c.ldy};
         for (int i = 0; i < n; i++) {
             float *y = run_case(&c, all[i]), alone[PACK_N];
             for (size_t r = 0; r < rows; r++) {
-                struct epilogue e = {c.bias, ACT_GELU_NEW, c.residual + r * c.ldy, 0, NULL, 0};
+                struct epilogue e = {
+                    .bias = c.bias, .act = ACT_GELU_NEW, .residual = c.residual + r * c.ldy};
                 all[i]->panel[c.t](c.x + r * c.ldx, 0, 1, c.panel, c.k, alone, 0, c.cols, &e);
                 assert_same(alone, y + r * c.ldy, c.cols, all[i]->name);
             }
@@ -240,6 +268,7 @@ static Suite *suite(void)
     tcase_add_loop_test(t, panels_agree, 0, 5);
     tcase_add_loop_test(t, epilogues_agree, 0, 3);
     tcase_add_loop_test(t, sums_in_pieces, 0, 2);
+    tcase_add_loop_test(t, long_panels_agree, 0, 3);
     tcase_add_test(t, residual_may_be_the_output);
     tcase_add_loop_test(t, a_row_is_a_function_of_itself, 0, 3);
     tcase_add_test(t, infinite_and_nan_inputs_stay_in_their_row);
