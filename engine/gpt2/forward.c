@@ -36,13 +36,14 @@ struct step {
     const struct kv_store *kv;
     const struct gpt2_step *in;
     struct linear_rows rows;
-    size_t t;           /* rows of the step */
-    float *x;           /* (T, C) residual stream */
-    float *a;           /* (T, C) */
-    float *wide;        /* (T, max(3C, n_inner)) */
-    int32_t *row_seq;   /* (T) sequence of a row */
-    int32_t *row_pos;   /* (T) its position */
-    struct tile *tiles; /* (n_tiles <= T) */
+    size_t t;              /* rows of the step */
+    float *x;              /* (T, C) residual stream */
+    float *a;              /* (T, C), stride ld_a */
+    float *wide;           /* (T, 3C), then (T, n_inner) with stride ld_inner */
+    size_t ld_a, ld_inner; /* floats; as products like them, without padding for a tap */
+    int32_t *row_seq;      /* (T) sequence of a row */
+    int32_t *row_pos;      /* (T) its position */
+    struct tile *tiles;    /* (n_tiles <= T) */
     size_t n_tiles;
     float *attend; /* (threads, attend_floats) */
     size_t attend_floats;
@@ -51,6 +52,7 @@ struct step {
     size_t layer_no;
     const float *ln_in, *ln_w, *ln_b;
     float *ln_out;
+    size_t ld_ln; /* of ln_out; floats */
 };
 
 static size_t max_size(size_t a, size_t b)
@@ -67,7 +69,7 @@ static size_t line(size_t floats)
 
 static size_t wide_cols(const struct gpt2 *m)
 {
-    return max_size(3 * (size_t)m->cfg.n_embd, (size_t)m->cfg.n_inner);
+    return max_size(3 * (size_t)m->cfg.n_embd, matmul_stride((size_t)m->cfg.n_inner));
 }
 
 static size_t attend_floats(const struct gpt2 *m)
@@ -97,8 +99,8 @@ size_t gpt2_scratch_floats(const struct gpt2 *m, int max_tokens, int threads)
 {
     size_t t = (size_t)max_tokens;
     struct linear_rows all = {.n_decode = t, .n_prefill = t};
-    return line(t * (size_t)m->cfg.n_embd) + line(t * wide_cols(m)) + 2 * line(t) + tile_floats(t) +
-           (size_t)threads * attend_floats(m) + linear_floats(m, all);
+    return line(t * matmul_stride((size_t)m->cfg.n_embd)) + line(t * wide_cols(m)) + 2 * line(t) +
+           tile_floats(t) + (size_t)threads * attend_floats(m) + linear_floats(m, all);
 }
 
 /* The next `floats` of scratch; void, as some of it holds indices. */
@@ -113,7 +115,10 @@ static void carve(struct step *s, float *scratch)
 {
     const struct gpt2 *m = s->m;
     float *at = scratch;
-    s->a = take(&at, s->t * (size_t)m->cfg.n_embd);
+    size_t c = (size_t)m->cfg.n_embd, inner = (size_t)m->cfg.n_inner;
+    s->ld_a = s->in->tap ? c : matmul_stride(c);
+    s->ld_inner = s->in->tap ? inner : matmul_stride(inner);
+    s->a = take(&at, s->t * s->ld_a);
     s->wide = take(&at, s->t * wide_cols(m));
     s->row_seq = take(&at, s->t);
     s->row_pos = take(&at, s->t);
@@ -199,14 +204,15 @@ static void norm_task(void *arg, size_t begin, size_t end, int worker)
     const struct step *s = arg;
     size_t c = (size_t)s->m->cfg.n_embd;
     for (size_t r = begin; r < end; r++)
-        s->c->k->layer_norm(s->ln_out + r * c, s->ln_in + r * c, s->ln_w, s->ln_b,
+        s->c->k->layer_norm(s->ln_out + r * s->ld_ln, s->ln_in + r * c, s->ln_w, s->ln_b,
                             s->m->cfg.layer_norm_epsilon, c);
 }
 
-static void norm(struct step *s, float *y, const float *w, const float *b)
+static void norm(struct step *s, float *y, size_t ldy, const float *w, const float *b)
 {
     s->ln_in = s->x;
     s->ln_out = y;
+    s->ld_ln = ldy;
     s->ln_w = w;
     s->ln_b = b;
     pool_for(s->c->pool, s->t, grain(8 * (size_t)s->m->cfg.n_embd), norm_task, s);
@@ -254,8 +260,8 @@ static void attend_task(void *arg, size_t begin, size_t end, int worker)
         struct attend a = {
             .q = s->wide + row * 3 * c + h * d,
             .ldq = 3 * c,
-            .out = s->a + row * c + h * d,
-            .ldo = c,
+            .out = s->a + row * s->ld_a + h * d,
+            .ldo = s->ld_a,
             .nq = t->nq,
             .pos0 = t->pos0,
             .d = kv->d,
@@ -288,20 +294,22 @@ static void run_layer(struct step *s, int i)
     size_t c = (size_t)s->m->cfg.n_embd, inner = (size_t)s->m->cfg.n_inner;
     s->layer = l;
     s->layer_no = (size_t)i;
-    norm(s, s->a, l->ln_1_weight, l->ln_1_bias);
+    norm(s, s->a, s->ld_a, l->ln_1_weight, l->ln_1_bias);
     tap(s, i, "ln_1", s->a, c);
-    linear_apply(&l->c_attn, s->c, s->rows, s->a, c, s->wide, 3 * c, ACT_NONE, NULL, s->linear);
+    linear_apply(&l->c_attn, s->c, s->rows, s->a, s->ld_a, s->wide, 3 * c, ACT_NONE, NULL,
+                 s->linear);
     tap(s, i, "qkv", s->wide, 3 * c);
     attention(s);
     tap(s, i, "attn", s->a, c);
-    linear_apply(&l->attn_proj, s->c, s->rows, s->a, c, s->x, c, ACT_NONE, s->x, s->linear);
+    linear_apply(&l->attn_proj, s->c, s->rows, s->a, s->ld_a, s->x, c, ACT_NONE, s->x, s->linear);
     tap(s, i, "attn_resid", s->x, c);
-    norm(s, s->a, l->ln_2_weight, l->ln_2_bias);
+    norm(s, s->a, s->ld_a, l->ln_2_weight, l->ln_2_bias);
     tap(s, i, "ln_2", s->a, c);
-    linear_apply(&l->c_fc, s->c, s->rows, s->a, c, s->wide, inner, s->m->cfg.activation, NULL,
-                 s->linear);
+    linear_apply(&l->c_fc, s->c, s->rows, s->a, s->ld_a, s->wide, s->ld_inner, s->m->cfg.activation,
+                 NULL, s->linear);
     tap(s, i, "act", s->wide, inner);
-    linear_apply(&l->mlp_proj, s->c, s->rows, s->wide, inner, s->x, c, ACT_NONE, s->x, s->linear);
+    linear_apply(&l->mlp_proj, s->c, s->rows, s->wide, s->ld_inner, s->x, c, ACT_NONE, s->x,
+                 s->linear);
     tap(s, i, "mlp_resid", s->x, c);
 }
 
@@ -319,7 +327,7 @@ void gpt2_forward(const struct gpt2 *m, const struct compute *c, const struct kv
     tap(&s, -1, "embed", s.x, (size_t)m->cfg.n_embd);
     for (int i = 0; i < m->cfg.n_layer; i++)
         run_layer(&s, i);
-    norm(&s, s.x, m->ln_f_weight, m->ln_f_bias);
+    norm(&s, s.x, (size_t)m->cfg.n_embd, m->ln_f_weight, m->ln_f_bias);
     tap(&s, -1, "ln_f", s.x, (size_t)m->cfg.n_embd);
 }
 
