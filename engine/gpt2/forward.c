@@ -226,24 +226,32 @@ static size_t kv_offset(const struct step *s, size_t head)
     return s->layer_no * kv->layer_bytes + head * (kv->k_tile_bytes + kv->v_tile_bytes);
 }
 
+/* Rows [row, row + n) of one sequence, whose positions lie in one block: head by head, so that the
+ * tile that they fill stays in L1. */
+static void put_rows(const struct step *s, size_t row, size_t n)
+{
+    const struct kv_store *kv = s->kv;
+    size_t c = (size_t)s->m->cfg.n_embd, d = (size_t)kv->d;
+    const struct gpt2_seq *q = &s->in->seqs[s->row_seq[row]];
+    size_t block = (size_t)q->blocks[s->row_pos[row] / KV_BLOCK];
+    for (size_t h = 0; h < (size_t)kv->n_head; h++) {
+        char *tile = (char *)kv->base + block * kv->block_bytes + kv_offset(s, h);
+        const float *k = s->wide + row * 3 * c + c + h * d;
+        for (size_t r = 0; r < n; r++, k += 3 * c)
+            s->c->k->kv_put[kv->dtype](tile, tile + kv->k_tile_bytes,
+                                       s->row_pos[row + r] % KV_BLOCK, kv->d, k, k + c);
+    }
+}
+
 static void put_task(void *arg, size_t begin, size_t end, int worker)
 {
     (void)worker;
     const struct step *s = arg;
-    const struct kv_store *kv = s->kv;
-    size_t c = (size_t)s->m->cfg.n_embd, d = (size_t)kv->d;
-    void (*put)(void *, void *, int, int, const float *, const float *) =
-        s->c->k->kv_put[kv->dtype];
-    for (size_t r = begin; r < end; r++) {
-        const struct gpt2_seq *q = &s->in->seqs[s->row_seq[r]];
-        size_t block = (size_t)q->blocks[s->row_pos[r] / KV_BLOCK];
-        char *at = (char *)kv->base + block * kv->block_bytes;
-        const float *k = s->wide + r * 3 * c + c, *v = k + c;
-        for (size_t h = 0; h < (size_t)kv->n_head; h++) {
-            char *tile = at + kv_offset(s, h);
-            put(tile, tile + kv->k_tile_bytes, s->row_pos[r] % KV_BLOCK, kv->d, k + h * d,
-                v + h * d);
-        }
+    for (size_t row = begin, n; row < end; row += n) {
+        size_t left = KV_BLOCK - (size_t)s->row_pos[row] % KV_BLOCK;
+        for (n = 1; n < left && row + n < end && s->row_seq[row + n] == s->row_seq[row];)
+            n++;
+        put_rows(s, row, n);
     }
 }
 
