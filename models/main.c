@@ -49,7 +49,9 @@ static void catch_signals(void)
     sigemptyset(&a.sa_mask);
     sigaction(SIGINT, &a, NULL);
     sigaction(SIGTERM, &a, NULL);
-    signal(SIGPIPE, SIG_IGN); /* a closed pipe is a write error, not a death with files half made */
+    signal(SIGPIPE,
+           SIG_IGN); /* a closed pipe is a write error, not a death with files half made; */
+    signal(SIGXFSZ, SIG_IGN); /* and so is a limit on the size of files */
 }
 
 static void print_help(FILE *f)

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -65,26 +66,41 @@ int tool_entries(const char *dir)
     return n;
 }
 
+void tool_start(const char *const *args, struct tool_running *p)
+{
+    const char *dir = temp_dir();
+    snprintf(p->out, sizeof p->out, "%s/out", dir);
+    snprintf(p->log, sizeof p->log, "%s/log", dir);
+    pid_t parent = getpid();
+    p->pid = fork();
+    ck_assert_int_ge(p->pid, 0);
+    if (p->pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (getppid() == parent) child(args, p->out, p->log);
+        _exit(126);
+    }
+}
+
+void tool_finish(const struct tool_running *p, struct tool_result *r)
+{
+    int status;
+    *r = (struct tool_result){0};
+    ck_assert_int_eq(waitpid(p->pid, &status, 0), p->pid);
+    r->rc = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    r->out = read_file(p->out, NULL);
+    r->log = read_file(p->log, NULL);
+}
+
 void tool_process(const char *const *args, const char *interrupt, struct tool_result *r)
 {
-    char out[1024], log[1024];
-    const char *dir = temp_dir();
-    snprintf(out, sizeof out, "%s/out", dir);
-    snprintf(log, sizeof log, "%s/log", dir);
-    *r = (struct tool_result){0};
-    pid_t pid = fork();
-    ck_assert_int_ge(pid, 0);
-    if (pid == 0) child(args, out, log);
+    struct tool_running p;
+    tool_start(args, &p);
     if (interrupt) {
         for (int i = 0; i < 20000 && tool_entries(interrupt) == 0; i++)
             usleep(1000);
-        kill(pid, SIGINT);
+        kill(p.pid, SIGINT);
     }
-    int status;
-    ck_assert_int_eq(waitpid(pid, &status, 0), pid);
-    r->rc = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    r->out = read_file(out, NULL);
-    r->log = read_file(log, NULL);
+    tool_finish(&p, r);
 }
 
 void tool_result_release(struct tool_result *r)

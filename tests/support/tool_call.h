@@ -1,6 +1,8 @@
 #ifndef TTMD_TESTS_TOOL_CALL_H
 #define TTMD_TESTS_TOOL_CALL_H
 
+#include <sys/types.h>
+
 #include "models/tool.h"
 
 /* Running ttm's subcommands in the test's own process (so that sanitizers see them), and programs of
@@ -18,6 +20,15 @@ void tool_call(tool_command *command, const char *const *args, struct tool_resul
 /* tool_process -- run the program args[0]; with `interrupt` it gets a SIGINT as soon as it has made
  * something in that directory, empty until then. */
 void tool_process(const char *const *args, const char *interrupt, struct tool_result *r);
+
+/* tool_start, tool_finish -- the same in two halves: between them the test may look at what the program
+ * does and send it signals. It dies with the test. */
+struct tool_running {
+    pid_t pid;
+    char out[1024], log[1024]; /* files of its streams */
+};
+void tool_start(const char *const *args, struct tool_running *p);
+void tool_finish(const struct tool_running *p, struct tool_result *r);
 
 /* tool_entries -- how many entries a directory has. */
 int tool_entries(const char *dir);
