@@ -1,7 +1,7 @@
 /* Tokenising takes longer than reading, so it is done once and by all threads: documents are
- * independent. The ids are mapped, not read: several runs on one machine share their pages. The cache
- * is never trusted further than its header: it names the text's size and time, and a fingerprint of
- * the tokenizer; anything else is made anew. */
+ * independent. The ids are mapped, not read: several runs on one machine share their pages. A cache is
+ * good when its header names the text's size and time and a fingerprint of the tokenizer, its length is
+ * what the header says, and its ids are ids; anything else is made anew. */
 #include "models/train/corpus.h"
 
 #include <errno.h>
@@ -173,8 +173,21 @@ out:
     return rc;
 }
 
+/* The embedding is looked up by these. */
+static bool ids_below(const struct header *h, int32_t vocab)
+{
+    const uint16_t *narrow = (const void *)(h + 1);
+    const uint32_t *wide = (const void *)(h + 1);
+    uint32_t most = 0;
+    for (uint64_t i = 0; i < h->tokens; i++) {
+        uint32_t id = h->width == 2 ? narrow[i] : wide[i];
+        if (id > most) most = id;
+    }
+    return most < (uint32_t)vocab;
+}
+
 /* 0 when the cache is what `want` asks for; 1 when it has to be made. */
-static int map_cache(struct corpus *c, const char *cache, const struct header *want)
+static int map_cache(struct corpus *c, const char *cache, const struct header *want, int32_t vocab)
 {
     struct stat st;
     int fd = open(cache, O_RDONLY | O_CLOEXEC);
@@ -189,7 +202,7 @@ static int map_cache(struct corpus *c, const char *cache, const struct header *w
     bool same = memcmp(h->magic, magic, sizeof magic) == 0 && h->width == want->width &&
                 h->text_bytes == want->text_bytes && h->mtime_s == want->mtime_s &&
                 h->mtime_ns == want->mtime_ns && h->tokenizer == want->tokenizer &&
-                h->tokens == left / h->width && left % h->width == 0;
+                h->tokens == left / h->width && left % h->width == 0 && ids_below(h, vocab);
     if (!same) {
         munmap(map, (size_t)st.st_size);
         return 1;
@@ -217,9 +230,9 @@ int corpus_open(struct corpus *c, const struct tool *t, const char *text, const 
     want.mtime_s = st.st_mtim.tv_sec;
     want.mtime_ns = st.st_mtim.tv_nsec;
     want.tokenizer = fingerprint(tok);
-    if (map_cache(c, cache, &want) == 0) return 0;
+    if (map_cache(c, cache, &want, tokenizer_vocab(tok)) == 0) return 0;
     int rc = make(t, text, cache, &want, tok, pool, err);
-    if (!rc && map_cache(c, cache, &want) != 0)
+    if (!rc && map_cache(c, cache, &want, tokenizer_vocab(tok)) != 0)
         rc = err_set(err, ERR_IO, "cannot map %s, or it changed while it was made", cache);
     return rc;
 }

@@ -1,6 +1,7 @@
 /* Lines are flushed one by one: the log is what is watched while a run goes on. A run that was killed
  * has logged steps that its last checkpoint does not know; they are taken again after --resume, so
- * their lines are dropped first. Numbers are printed with digits enough to compare runs bit by bit. */
+ * their lines are dropped first. Losses are printed with the nine digits that tell any two floats apart, so
+ * that runs can be compared by their logs. */
 #include "models/train/runlog.h"
 
 #include <errno.h>

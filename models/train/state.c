@@ -18,17 +18,24 @@ struct header {
 };
 static const char magic[8] = "ttmrun1";
 
+static uint64_t mix(uint64_t h, uint64_t v)
+{
+    return (h ^ v) * 0x100000001b3u;
+}
+
+/* Names and shapes, and of the configuration what no shape shows but flags can change. */
 static uint64_t layout(const struct net *net)
 {
+    const struct gpt2_config *c = &net->cfg;
     uint64_t h = 0xcbf29ce484222325u;
     for (size_t i = 0; i < net->n_tensors; i++) {
         const struct net_tensor *t = &net->tensors[i];
-        for (const char *c = t->name; *c; c++)
-            h = (h ^ (unsigned char)*c) * 0x100000001b3u;
+        for (const char *p = t->name; *p; p++)
+            h = mix(h, (unsigned char)*p);
         for (int k = 0; k < t->n_dims; k++)
-            h = (h ^ t->shape[k]) * 0x100000001b3u;
+            h = mix(h, t->shape[k]);
     }
-    return h;
+    return mix(mix(h, (uint64_t)c->n_head), (uint64_t)c->activation);
 }
 
 int state_save(const char *path, const struct net *net, const struct train_state *s, const float *w,
@@ -80,7 +87,10 @@ static int check(const struct header *h, const struct net *net, const struct tra
     if (memcmp(h->magic, magic, sizeof magic) != 0)
         return err_set(err, ERR_INVALID, "%s is no state of a training run", path);
     if (h->layout != layout(net) || h->floats != net->floats)
-        return err_set(err, ERR_INVALID, "%s is the state of a model of other shapes", path);
+        return err_set(err, ERR_INVALID,
+                       "%s is the state of another model: shapes, heads or activation "
+                       "differ",
+                       path);
     for (size_t i = 0; i < sizeof same / sizeof *same; i++)
         if (same[i].was != same[i].is)
             return err_set(err, ERR_INVALID, "%s: %s was %llu, now it is %llu", path, same[i].what,
