@@ -164,7 +164,7 @@ static void print_line(const struct trainer *r, const struct runlog_step *s, boo
 
 static int close_run(struct trainer *r, bool evaluated, struct err *err)
 {
-    bool stopped = tool_stopped(r->tool);
+    bool stopped = !finished(r);
     int rc = 0;
     if (!stopped && !evaluated) rc = evaluate(r, err);
     if (!rc && !r->exported) rc = export_model(r, err);
@@ -180,6 +180,7 @@ int trainer_run(struct trainer *r, struct err *err)
     bool terminal = isatty(fileno(r->tool->log)), evaluated = false;
     uint64_t printed = 0;
     int rc = 0;
+    if (r->a.resume && finished(r)) return 0; /* saved at its end, not before the last validation */
     while (!rc && !finished(r) && !tool_stopped(r->tool)) {
         struct runlog_step s = {0};
         uint64_t start = clock_ns();
@@ -195,7 +196,8 @@ int trainer_run(struct trainer *r, struct err *err)
         }
         evaluated = r->state.step % (uint64_t)r->a.eval_every == 0;
         if (!rc && evaluated) rc = evaluate(r, err);
-        if (!rc && (r->state.step % (uint64_t)r->a.save_every == 0)) rc = save(r, err);
+        bool due = r->state.step % (uint64_t)r->a.save_every == 0 && !finished(r);
+        if (!rc && due) rc = save(r, err);
     }
     if (terminal) fputs("\r\x1b[K", r->tool->log);
     return rc ? rc : close_run(r, evaluated, err);
