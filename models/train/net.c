@@ -23,6 +23,13 @@ void net_linear_name(char out[48], int layer, int which)
     snprintf(out, 48, "h.%d.%s", layer, linear_names[which]);
 }
 
+void net_linear_sizes(const struct gpt2_config *cfg, int sizes[NET_LINEARS][2])
+{
+    const int c = cfg->n_embd, inner = cfg->n_inner;
+    const int of[NET_LINEARS][2] = {{c, 3 * c}, {c, c}, {c, inner}, {inner, c}};
+    memcpy(sizes, of, sizeof of);
+}
+
 static struct net_tensor *add(struct net *net, const char *name, enum checkpoint_kind kind)
 {
     net->tensors = mem_realloc(net->tensors, (net->n_tensors + 1) * sizeof *net->tensors);
@@ -128,10 +135,8 @@ int net_init(struct net *net, const struct gpt2_config *cfg, bool untied, const 
     *net = (struct net){.cfg = *cfg, .untied = untied};
     net->layers = mem_calloc((size_t)cfg->n_layer, sizeof *net->layers);
     int rc = 0;
-    const int sizes[NET_LINEARS][2] = {{cfg->n_embd, 3 * cfg->n_embd},
-                                       {cfg->n_embd, cfg->n_embd},
-                                       {cfg->n_embd, cfg->n_inner},
-                                       {cfg->n_inner, cfg->n_embd}};
+    int sizes[NET_LINEARS][2];
+    net_linear_sizes(cfg, sizes);
     for (int i = 0; !rc && shapes && i < cfg->n_layer; i++)
         for (int j = 0; !rc && j < NET_LINEARS; j++) {
             struct net_linear *l = &net->layers[i].linear[j];

@@ -69,6 +69,9 @@ size_t net_matmul_params(const struct net *net);
 /* net_linear_name -- "h.3.mlp.c_fc". */
 void net_linear_name(char out[48], int layer, int which);
 
+/* net_linear_sizes -- in and out of the linear layers of a block. */
+void net_linear_sizes(const struct gpt2_config *cfg, int sizes[NET_LINEARS][2]);
+
 /* net_random -- GPT-2's initialisation: N(0, 0.02^2), the two projections into the residual stream
  * divided by sqrt(2 n_layer), norms 1 and 0, biases 0; TTM layers by ttm_random() for the same
  * deviation of W.
@@ -81,7 +84,7 @@ int net_random(const struct net *net, float *w, uint64_t seed, struct err *err);
 
 /* net_shapes_of -- which layers of a checkpoint are TTM, by its tensors' names and shapes.
  *   shapes  (cfg->n_layer) written
- * Errors  ERR_INVALID naming a tensor whose shape is no core's. */
+ * Errors  those of ttm_tensors_find(); shapes partly written then. */
 int net_shapes_of(const struct st_set *st, const struct gpt2_config *cfg, net_shapes *shapes,
                   struct err *err);
 

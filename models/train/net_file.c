@@ -1,80 +1,36 @@
 /* Checkpoints in and out of the flat array. The engine's own loader packs weights for inference and
- * refuses what it cannot serve; here the same tensors are wanted row by row in f32. A file is searched
- * under the few spellings that names have in the wild. */
+ * refuses what it cannot serve; here the same tensors are wanted row by row in f32. What a file's tensors
+ * are called, and what makes a layer a TTM, is ttm_tensors' to say. */
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/gpt2/ttm_tensors.h"
 #include "models/train/net.h"
 
-static const char *const prefixes[] = {"transformer.", "", "module.transformer.", "module."};
-#define PREFIXES (sizeof prefixes / sizeof *prefixes)
-
+/* By name, with whatever prefixes either carries. */
 static const struct st_tensor *find(const struct st_set *st, const char *name)
 {
-    const size_t n = strlen(prefixes[0]);
-    const char *bare = strncmp(name, prefixes[0], n) == 0 ? name + n : name;
-    char spelt[160];
-    for (size_t i = 0; i < PREFIXES; i++) {
-        snprintf(spelt, sizeof spelt, "%s%s", prefixes[i], bare);
-        const struct st_tensor *t = st_find(st, spelt);
-        const char *cores = t ? NULL : strstr(spelt, ".ttm.cores.");
-        if (cores) {
-            char tt[176];
-            snprintf(tt, sizeof tt, "%.*s.ttm.tt.cores.%s", (int)(cores - spelt), spelt,
-                     cores + strlen(".ttm.cores."));
-            t = st_find(st, tt);
-        }
-        if (t) return t;
-    }
+    const char *key = ttm_tensors_key(name);
+    for (size_t i = 0; i < st_count(st); i++)
+        if (!strcmp(ttm_tensors_key(st_at(st, i)->name), key)) return st_at(st, i);
     return NULL;
-}
-
-static int core_of(const struct st_tensor *t, struct ttm_shape *s, struct err *err)
-{
-    int k = s->d;
-    if (t->n_dims != 4 || k == TTM_MAX_CORES)
-        return err_set(err, ERR_INVALID, "%s: tensor %s has %d dimensions, a core has 4", t->file,
-                       t->name, t->n_dims);
-    for (int i = 0; i < 4; i++)
-        if (t->shape[i] < 1 || t->shape[i] > TTM_MAX_RANK)
-            return err_set(err, ERR_INVALID, "%s: tensor %s has a dimension of %zu", t->file,
-                           t->name, t->shape[i]);
-    if (k && (size_t)s->r[k] != t->shape[0])
-        return err_set(err, ERR_INVALID, "%s: tensor %s has rank %zu, the core before it %d",
-                       t->file, t->name, t->shape[0], s->r[k]);
-    s->r[k] = (int)t->shape[0];
-    s->m[k] = (int)t->shape[1];
-    s->n[k] = (int)t->shape[2];
-    s->r[k + 1] = (int)t->shape[3];
-    s->d++;
-    return 0;
 }
 
 int net_shapes_of(const struct st_set *st, const struct gpt2_config *cfg, net_shapes *shapes,
                   struct err *err)
 {
-    const int sizes[NET_LINEARS][2] = {{cfg->n_embd, 3 * cfg->n_embd},
-                                       {cfg->n_embd, cfg->n_embd},
-                                       {cfg->n_embd, cfg->n_inner},
-                                       {cfg->n_inner, cfg->n_embd}};
+    int sizes[NET_LINEARS][2];
+    net_linear_sizes(cfg, sizes);
     memset(shapes, 0, (size_t)cfg->n_layer * sizeof *shapes);
-    int rc = 0;
     for (int i = 0; i < cfg->n_layer; i++)
         for (int j = 0; j < NET_LINEARS; j++) {
-            struct ttm_shape *s = &shapes[i][j];
-            char linear[48], name[96];
-            const struct st_tensor *t;
+            struct ttm_tensors t;
+            char linear[48];
             net_linear_name(linear, i, j);
-            for (int k = 0; !rc; k++) {
-                snprintf(name, sizeof name, "transformer.%s.ttm.cores.%d", linear, k);
-                t = find(st, name);
-                if (!t) break;
-                rc = core_of(t, s, err);
-            }
-            if (rc) return rc;
-            s->in = sizes[j][0];
-            s->out = sizes[j][1];
-            if (s->d && (rc = ttm_shape_check(s, linear, err))) return rc;
+            int rc =
+                ttm_tensors_find(&t, st, linear, (size_t)sizes[j][0], (size_t)sizes[j][1], err);
+            if (rc < 0) return rc;
+            if (rc) shapes[i][j] = t.shape;
         }
     return 0;
 }
@@ -98,27 +54,48 @@ static bool of_ttm(const struct net *net, const struct net_tensor *t)
     return false;
 }
 
+/* One tensor into its place; its shape is compared with the layout's, not only its size. */
+static int load_tensor(const struct net_tensor *t, const struct st_tensor *s, float *w,
+                       struct err *err)
+{
+    bool same = s->n_dims == t->n_dims;
+    for (int k = 0; same && k < t->n_dims; k++)
+        same = s->shape[k] == t->shape[k];
+    if (!same)
+        return err_set(err, ERR_INVALID,
+                       "%s: tensor %s has %zu elements in %d dimensions, %zu in %d were expected",
+                       s->file, s->name, s->elements, s->n_dims, t->elements, t->n_dims);
+    if (s->dtype != DTYPE_F32 && s->dtype != DTYPE_F16 && s->dtype != DTYPE_BF16)
+        return err_set(err, ERR_INVALID, "%s: tensor %s is of type %s, expected F32, F16 or BF16",
+                       s->file, s->name, dtype_name(s->dtype));
+    dtype_to_f32(w + t->offset, s->data, s->dtype, t->elements);
+    return 0;
+}
+
 int net_load(const struct net *net, const struct st_set *st, float *w, struct err *err)
 {
+    struct ttm_tensors cores = {0};
     memset(w, 0, net->floats * sizeof *w);
     for (size_t i = 0; i < net->n_tensors; i++) {
         const struct net_tensor *t = &net->tensors[i];
-        const struct st_tensor *s = find(st, t->name);
+        int rc = 0;
+        if (t->core == 0) { /* the others of its layer follow */
+            const struct net_linear *l = &net->layers[t->layer].linear[t->linear];
+            char layer[48];
+            net_linear_name(layer, t->layer, t->linear);
+            rc = ttm_tensors_find(&cores, st, layer, l->in, l->out, err);
+            if (rc < 0) return rc;
+            if (!rc) cores.shape.d = 0;
+        }
+        const struct st_tensor *s = NULL;
+        if (t->core < 0)
+            s = find(st, t->name);
+        else if (t->core < cores.shape.d)
+            s = cores.core[t->core];
         if (!s && of_ttm(net, t)) continue;
         if (!s) return err_set(err, ERR_MISSING, "tensor %s is missing", t->name);
-        bool same = s->n_dims == t->n_dims;
-        for (int k = 0; same && k < t->n_dims; k++)
-            same = s->shape[k] == t->shape[k];
-        if (!same)
-            return err_set(err, ERR_INVALID,
-                           "%s: tensor %s has %zu elements in %d dimensions, %zu "
-                           "in %d were expected",
-                           s->file, s->name, s->elements, s->n_dims, t->elements, t->n_dims);
-        if (s->dtype != DTYPE_F32 && s->dtype != DTYPE_F16 && s->dtype != DTYPE_BF16)
-            return err_set(err, ERR_INVALID,
-                           "%s: tensor %s is of type %s, expected F32, F16 or BF16", s->file,
-                           s->name, dtype_name(s->dtype));
-        dtype_to_f32(w + t->offset, s->data, s->dtype, t->elements);
+        rc = load_tensor(t, s, w, err);
+        if (rc) return rc;
     }
     return 0;
 }

@@ -51,10 +51,8 @@ static int one_shape(struct ttm_shape *s, const struct train_args *a, int which,
 static int make_shapes(const struct train_args *a, const struct gpt2_config *cfg,
                        net_shapes *shapes, struct err *err)
 {
-    const int sizes[NET_LINEARS][2] = {{cfg->n_embd, 3 * cfg->n_embd},
-                                       {cfg->n_embd, cfg->n_embd},
-                                       {cfg->n_embd, cfg->n_inner},
-                                       {cfg->n_inner, cfg->n_embd}};
+    int sizes[NET_LINEARS][2];
+    net_linear_sizes(cfg, sizes);
     bool all = !strcmp(a->ttm_layers, "all");
     memset(shapes, 0, (size_t)cfg->n_layer * sizeof *shapes);
     int rc = 0;

@@ -141,7 +141,8 @@ START_TEST(goes_on_from_a_model)
          .heads = 2,
          .positions = 32,
          .dtype = DTYPE_BF16,
-         .ttm = {NULL, NULL, "(4,8)(4,8)", "(8,4)(8,4)"},
+         .prefix = "module.transformer.",
+         .ttm = {NULL, "(4,4)(4,4)", "(4,8)(5,9)", "(8,4)(8,4)"}, /* c_fc is padded */
          .ttm_cores = ".ttm.tt.cores."},
     };
     for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
