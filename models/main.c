@@ -31,6 +31,7 @@ static const struct {
     {"export", cmd_export, "write a dense model"},
     {"shapes", cmd_shapes, "which shapes a Tensor-Train layer can have"},
     {"train", cmd_train, "train a model, dense or TTM, on a text"},
+    {"plot", cmd_plot, "draw the losses of a training run"},
     {"bench", cmd_bench, "speed of a model beside the machine's limits"},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };

@@ -29,6 +29,6 @@ int tool_interrupted(struct err *err);
 typedef int tool_command(const struct tool *t, int argc, char **argv, struct err *err);
 
 tool_command cmd_init, cmd_generate, cmd_eval, cmd_inspect, cmd_bench, cmd_tokenizer;
-tool_command cmd_compress, cmd_round, cmd_export, cmd_shapes, cmd_train;
+tool_command cmd_compress, cmd_round, cmd_export, cmd_shapes, cmd_train, cmd_plot;
 
 #endif
