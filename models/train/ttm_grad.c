@@ -31,13 +31,36 @@ static struct sides sides_of(const struct ttm_shape *s, int split)
     return (struct sides){l.m, l.n, r.m, r.n, (size_t)s->r[split]};
 }
 
+/* The products of a group's cores, made twice and taken apart twice, and moved each time. A side of many
+ * cores is no cheaper for being called one: its last product may be W itself, and with ranks that nobody
+ * has rounded those on the way are larger than W. */
+static double group_cost(const struct ttm_shape *s, int first, int last)
+{
+    double cost = 0;
+    size_t rows = first < last ? (size_t)s->r[first] : 1;
+    for (int k = first; k < last; k++) {
+        size_t columns = (size_t)s->m[k] * (size_t)s->n[k], r = (size_t)s->r[k + 1];
+        if (k > first)
+            cost += 4 * product_cost(rows, columns * r, (size_t)s->r[k]) +
+                    4 * MOVE_COST * (double)(rows * columns * r);
+        rows *= columns;
+    }
+    return cost;
+}
+
+static double sides_cost(const struct ttm_shape *s, int split)
+{
+    return group_cost(s, 0, split) + group_cost(s, split, s->d);
+}
+
 /* Forward, and dx and dW: three products; W is made twice, and taken apart twice. */
 static double dense_cost(const struct ttm_shape *s, int split, size_t tokens)
 {
     struct sides z = sides_of(s, split);
     double w = (double)s->in * (double)s->out;
     return product_cost(tokens, (size_t)s->out, (size_t)s->in) * 3 +
-           4 * product_cost(z.ml * z.nl, z.mr * z.nr, z.r) + 4 * MOVE_COST * w;
+           4 * product_cost(z.ml * z.nl, z.mr * z.nr, z.r) + 4 * MOVE_COST * w +
+           sides_cost(s, split);
 }
 
 /* First contraction (4 times: there, again, and two ways back) and second (3 times). */
@@ -51,7 +74,7 @@ static double cores_cost(const struct ttm_shape *s, int split, bool left_first, 
     double moved = ms == 1 || nf == 1 ? 0 : 3.0 * (double)(ms * nf * z.r);
     if (left_first && z.ml > 1 && z.mr > 1) moved += 3.0 * (double)(z.ml * z.mr);
     if (!left_first && z.nl > 1 && z.nr > 1) moved += 2.0 * (double)(z.nl * z.nr);
-    return 4 * first + 3 * second + MOVE_COST * (double)tokens * moved;
+    return 4 * first + 3 * second + MOVE_COST * (double)tokens * moved + sides_cost(s, split);
 }
 
 static void consider(struct ttm_grad_plan *best, const struct ttm_grad_plan *p)

@@ -179,24 +179,19 @@ START_TEST(broken_caches_are_made_anew)
     open_ok(&c, path, cache, tok);
     corpus_close(&c);
     char *good = read_file(cache, &len);
-    for (size_t cut = 0; cut < len; cut += cut < 70 ? 7 : 1) {
+    for (size_t cut = 0; cut < len; cut += 31) {
         write_file(cache, good, cut);
         open_ok(&c, path, cache, tok);
         is_text(&c, tok);
         corpus_close(&c);
     }
-    for (size_t at = 0; at < len; at++) { /* also ids that are none: their high bytes */
+    for (size_t at = 3; at < len; at += at < 64 ? 4 : 34) { /* of ids their high bytes */
         char was = good[at];
-        if (at >= 64 && at % 2 == 0) continue; /* another valid id */
+        ck_assert(at < 64 || at % 2 == 1);
         good[at] = (char)0x7f;
         write_file(cache, good, len);
         open_ok(&c, path, cache, tok);
-        if (at < 56) is_text(&c, tok); /* behind that comes the reserved word */
-        for (size_t i = 0; i < c.n; i++) {
-            int32_t id;
-            corpus_read(&c, i, 1, &id);
-            ck_assert_int_lt(id, 300);
-        }
+        is_text(&c, tok);
         corpus_close(&c);
         good[at] = was;
     }
