@@ -14,6 +14,7 @@
 #include "engine/base/mem.h"
 #include "engine/base/rng.h"
 #include "engine/kernels/machine.h"
+#include "models/bench_train.h"
 #include "models/bench_ttm.h"
 #include "models/options.h"
 #include "models/progress.h"
@@ -22,7 +23,7 @@
 enum { CONTEXT = 128, MAX_BATCH = 32, OWN_N = MACHINE_SGEMM_N };
 
 struct bench_args {
-    bool json, quick, ttm;
+    bool json, quick, ttm, train;
     int64_t threads, rounds; /* rounds: 0 = not given */
     const char *kv_dtype, *kernels;
 };
@@ -33,6 +34,8 @@ static const struct option table[] = {
     {"rounds", 0, OPTION_INT, FIELD(rounds), "N", 1, BENCH_MAX_ROUNDS, NULL, "so many rounds"},
     {"ttm", 0, OPTION_BOOL, FIELD(ttm), NULL, 0, 0, NULL,
      "the ways to apply the model's Tensor-Train layers instead, each beside its prediction"},
+    {"train", 0, OPTION_BOOL, FIELD(train), NULL, 0, 0, NULL,
+     "steps of training instead, without DIR; see ttm bench --train --help"},
     {"threads", 0, OPTION_INT, FIELD(threads), "N", 0, 1024, NULL,
      "compute threads; 0 = all that may be used"},
     {"kv-dtype", 0, OPTION_STRING, FIELD(kv_dtype), "T", 0, 0, "f32|f16",
@@ -282,6 +285,8 @@ int cmd_bench(const struct tool *t, int argc, char **argv, struct err *err)
 {
     struct bench_args a = {.kv_dtype = "f32"};
     struct bench b = {.tool = t};
+    for (int i = 0; i < argc; i++)
+        if (!strcmp(argv[i], "--train")) return bench_train(t, argc, argv, err);
     int rc = options_parse(&options, &a, &b.result.dir, argc, argv, t->out, err);
     if (rc) return rc == OPTIONS_HELP ? 0 : rc;
     if (a.ttm) {

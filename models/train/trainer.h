@@ -47,6 +47,12 @@ void trainer_close(struct trainer *r);
 int trainer_model(struct trainer *r, struct err *err);
 int trainer_teacher(struct trainer *r, struct err *err);
 
+/* trainer_shapes -- the TTM layers that --ttm-rank, --ttm-shape and --ttm-layers ask for.
+ *   shapes  (cfg->n_layer) written
+ * Errors  ERR_INVALID naming flag or layer. */
+int trainer_shapes(const struct train_args *a, const struct gpt2_config *cfg, net_shapes *shapes,
+                   struct err *err);
+
 /* trainer_run -- steps until the end, or a signal, which is no error: the run is saved.
  * Errors  ERR_IO: the last checkpoint is intact; ERR_INTERNAL when the loss is not finite any more. */
 int trainer_run(struct trainer *r, struct err *err);

@@ -48,8 +48,8 @@ static int one_shape(struct ttm_shape *s, const struct train_args *a, int which,
     return ttm_shape_check(s, name, err);
 }
 
-static int make_shapes(const struct train_args *a, const struct gpt2_config *cfg,
-                       net_shapes *shapes, struct err *err)
+int trainer_shapes(const struct train_args *a, const struct gpt2_config *cfg, net_shapes *shapes,
+                   struct err *err)
 {
     int sizes[NET_LINEARS][2];
     net_linear_sizes(cfg, sizes);
@@ -79,7 +79,7 @@ static int from_nothing(struct trainer *r, struct err *err)
     }
     if (rc) return rc;
     net_shapes *shapes = mem_alloc((size_t)cfg.n_layer * sizeof *shapes);
-    rc = make_shapes(&r->a, &cfg, shapes, err);
+    rc = trainer_shapes(&r->a, &cfg, shapes, err);
     cfg.bos_token_id = cfg.eos_token_id = tokenizer_eos(r->tok);
     if (!rc) rc = net_init(&r->net, &cfg, !cfg.tie_word_embeddings, shapes, err);
     free(shapes);

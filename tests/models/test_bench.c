@@ -119,6 +119,54 @@ START_TEST(ways_of_ttm_layers)
 }
 END_TEST
 
+#define TRAIN_TINY                                                                                \
+    "--train", "--rounds", "1", "--threads", "2", "--layers", "1", "--channels", "32", "--heads", \
+        "2", "--block", "16", "--vocab", "100", "--batch", "2", "--ttm-rank", "4", "--tokens",    \
+        "256"
+
+START_TEST(steps_of_training)
+{
+    struct tool_result r;
+    TOOL(&r, cmd_bench, TRAIN_TINY, "--json");
+    ck_assert_msg(r.rc == 0, "%s", r.err.msg);
+    json_t *j = json_loads(r.out, JSON_REJECT_DUPLICATES, NULL);
+    ck_assert_msg(j != NULL, "%s", r.out);
+    assert_close(number(j, "layer", "rows_bytes"), 2.0 * 256 * (768 + 2304) * 4, 0, 0);
+    ck_assert(number(j, "layer", "scratch_bytes") < 16 << 20);
+    ck_assert(number(j, "layer", "peak_bytes") > number(j, "layer", "rows_bytes") / 2);
+    assert_close(number(j, "layer", "peak_over_rows"),
+                 number(j, "layer", "peak_bytes") / number(j, "layer", "rows_bytes"), 1e-3, 0);
+    double n = 100 * 32 + 12 * 32 * 32, rate = number(j, "dense", "tokens_per_s");
+    assert_close(number(j, NULL, "token_flops"), 6 * n, 0, 0);
+    assert_close(number(j, "dense", "params"), n + 16 * 32 + 13 * 32 + 2 * 32, 0, 0);
+    assert_close(number(j, "dense", "mlp_params"), 8 * 32 * 32, 0, 0);
+    ck_assert(number(j, "ttm", "mlp_params") < 8 * 32 * 32);
+    assert_close(number(j, "ratios", "dense_of_sgemm"),
+                 rate * 6 * n / number(j, NULL, "sgemm_openblas_flops"), 1e-4, 1e-3);
+    assert_close(number(j, "ratios", "ttm_over_dense"), number(j, "ttm", "tokens_per_s") / rate,
+                 1e-3, 1e-3);
+    json_decref(j);
+    tool_result_release(&r);
+    TOOL(&r, cmd_bench, TRAIN_TINY);
+    ck_assert_int_eq(r.rc, 0);
+    ck_assert_ptr_nonnull(strstr(r.out, "peak of resident memory"));
+    ck_assert_ptr_nonnull(strstr(r.out, "ranks 1,4,"));
+    tool_result_release(&r);
+    static const struct {
+        const char *flag, *value, *says;
+    } bad[] = {{"--layer", "(8,8", "--layer"},
+               {"--ttm-shape", "(2,2)", "c_fc"},
+               {"--heads", "3", "--heads"},
+               {"--kernels", "mmx", "--kernels: \"mmx\""}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        TOOL(&r, cmd_bench, TRAIN_TINY, bad[i].flag, bad[i].value);
+        ck_assert_int_eq(r.rc, ERR_INVALID);
+        ck_assert_msg(strstr(r.err.msg, bad[i].says) != NULL, "%s", r.err.msg);
+        tool_result_release(&r);
+    }
+}
+END_TEST
+
 START_TEST(medians)
 {
     struct bench_result r = {.rounds = 4};
@@ -154,6 +202,7 @@ static Suite *suite(void)
     tcase_add_test(t, refuses_by_name);
     tcase_add_test(t, measures_all_points);
     tcase_add_test(t, ways_of_ttm_layers);
+    tcase_add_test(t, steps_of_training);
     suite_add_tcase(s, t);
     return s;
 }
