@@ -29,7 +29,6 @@ struct inspect_ttm {
 /* inspect_ttm_open -- find and check the layers and plan them.
  *
  *   other_bytes  of the weights that are not TTM, in F32
- *   threads      0 = all that may be used
  *
  * A layer that is refused is not listed here: `warn` says why, to be printed. Plans come from the
  * machine's rates, measured once and kept in the user's cache.

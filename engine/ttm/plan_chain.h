@@ -51,7 +51,7 @@ struct plan_tiles {
 };
 void plan_tiles(struct plan_tiles *t, const struct ttm_plan *p, const struct ttm_shape *s);
 
-/* plan_step_seconds, plan_move_seconds -- the cost model's terms for `rows` rows of x. Between two
+/* plan_step_seconds, plan_out_seconds -- the cost model's terms for `rows` rows of x. Between two
  * groups nothing is moved: `moves` says whether this step's reordering is done at all. */
 double plan_step_seconds(const struct ttm_step *st, size_t rows, size_t element, bool cached,
                          bool moves, const struct ttm_rates *m);
