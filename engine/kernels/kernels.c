@@ -1,6 +1,7 @@
 /* Choosing the table of kernels: the widest instruction set that the CPU and the operating system
  * both enable. One comparison at start instead of a test in every call; the binary built on any
- * machine of an architecture runs on all of them. */
+ * machine of an architecture runs on all of them. Tables of one name differ in the products of 8-bit
+ * numbers alone, and those are the same numbers. */
 #include <string.h>
 
 #include "engine/kernels/kernels_isa.h"
@@ -19,9 +20,12 @@ const struct kernels *kernels_choose(const struct cpu *c, const char *force)
 {
     const struct candidate all[] = {
 #if defined(__x86_64__)
+        {&kernels_table_avx512_vnni, c->avx512_vnni && c->avx2 && c->fma && c->f16c},
         {&kernels_table_avx512, c->avx512 && c->avx2 && c->fma && c->f16c},
+        {&kernels_table_avx2_vnni, c->avx_vnni && c->avx2 && c->fma && c->f16c},
         {&kernels_table_avx2, c->avx2 && c->fma && c->f16c},
 #elif defined(__aarch64__)
+        {&kernels_table_neon_dot, c->neon && c->neon_dotprod},
         {&kernels_table_neon, c->neon},
 #endif
         {&kernels_table_scalar, true},

@@ -7,6 +7,7 @@
 
 #include "engine/base/cpu.h"
 #include "engine/base/dtype.h"
+#include "engine/kernels/int8.h"
 #include "engine/kernels/pack.h"
 
 /* Arithmetic on rows: one table of functions per instruction set, chosen once per process, with a
@@ -34,11 +35,39 @@ struct epilogue {
 /* One tile of attention: nq successive queries of one sequence and one head. The keys and values
  * lie in blocks of KV_BLOCK positions: block b of the sequence is at kv + blocks[b]*block_bytes,
  * and in it the head's K tile (d, KV_BLOCK) at k_offset and its V tile (KV_BLOCK, dp) at v_offset,
- * dp = d rounded up to KV_LANES. Elements are f32 or f16. Positions beyond a query's own are never
- * read for it (causal). */
-#define KV_BLOCK 16
+ * dp = d rounded up to KV_LANES. Positions beyond a query's own are never read for it (causal).
+ *
+ * Elements are f32, f16, or int8 with a scale for each position and head, in the tile's last KV_BLOCK
+ * floats. Keys in int8 lie as (quads of d, KV_BLOCK, 4), the shifts of int8.h between them and the scales,
+ * and queries are quantised too, for whole sums. */
 #define KV_LANES 16
+#define KV_DTYPES 3
 #define ATTEND_MAX_Q 8
+
+/* kv_dp -- d rounded up to KV_LANES: the channels of a V tile. */
+static inline size_t kv_dp(size_t d)
+{
+    return (d + KV_LANES - 1) / KV_LANES * KV_LANES;
+}
+
+/* kv_slot -- of an element type of keys and values (F32, F16, I8) in the tables below. */
+static inline int kv_slot(enum dtype t)
+{
+    return t == DTYPE_I8 ? 2 : t == DTYPE_F16;
+}
+
+/* kv_k_bytes, kv_v_bytes -- of a tile, with what belongs to it; multiples of 64. */
+static inline size_t kv_k_bytes(size_t d, enum dtype t)
+{
+    if (t == DTYPE_I8)
+        return KV_BLOCK * (int8_quads(d) * INT8_QUAD + sizeof(int32_t) + sizeof(float));
+    return (d * KV_BLOCK * dtype_size(t) + 63) / 64 * 64;
+}
+
+static inline size_t kv_v_bytes(size_t dp, enum dtype t)
+{
+    return KV_BLOCK * (dp * dtype_size(t) + (t == DTYPE_I8 ? sizeof(float) : 0));
+}
 
 struct attend {
     const float *q; /* (nq, d), stride ldq floats; borrowed */
@@ -52,14 +81,14 @@ struct attend {
     const void *kv;        /* base of the block store; borrowed */
     const int32_t *blocks; /* block numbers of this sequence; borrowed */
     size_t block_bytes, k_offset, v_offset;
-    float *scratch; /* >= attend_scratch_floats(), 64-byte aligned; borrowed */
+    const struct int8_kernels *int8; /* for keys in int8; borrowed */
+    float *scratch;                  /* >= attend_scratch_floats(), 64-byte aligned; borrowed */
 };
 
 static inline size_t attend_scratch_floats(int d, int positions)
 {
-    size_t dp = ((size_t)d + KV_LANES - 1) / KV_LANES * KV_LANES;
     size_t pp = ((size_t)positions + KV_BLOCK - 1) / KV_BLOCK * KV_BLOCK;
-    return ATTEND_MAX_Q * (dp + pp) + 64;
+    return ATTEND_MAX_Q * (kv_dp((size_t)d) + pp) + 64;
 }
 
 struct kernels {
@@ -71,6 +100,18 @@ struct kernels {
      *   y      (rows, cols) f32, stride ldy; cols <= PACK_N; e never NULL, its pointers at column 0 */
     void (*panel[3])(const float *x, size_t ldx, size_t rows, const void *panel, size_t k, float *y,
                      size_t ldy, size_t cols, const struct epilogue *e);
+
+    /* panel_int8 -- the same for quantised rows and weights: the sum is the exact one of whole numbers, times
+     * the row's scale, times the column's, plus e->start, the last two rounded once. */
+    void (*panel_int8)(const struct int8_kernels *int8, const struct int8_rows *x, size_t rows,
+                       const struct int8_panel *p, float *y, size_t ldy, size_t cols,
+                       const struct epilogue *e);
+    const struct int8_kernels *int8;
+
+    /* quantise -- q[i] = INT8_ZERO + round(x[i] / scale), *scale = max |x| / 127, for i < n; INT8_ZERO from
+     * there to `padded`. Rounds to nearest even; the same bits in every table. A row with a NaN or an
+     * infinity gets the scale NaN, one below INT8_LEAST throughout is all zero. */
+    void (*quantise)(uint8_t *q, size_t padded, float *scale, const float *x, size_t n);
 
     /* layer_norm -- y = (x - mean) / sqrt(var + eps) * w + b over n channels; y may be x. */
     void (*layer_norm)(float *y, const float *x, const float *w, const float *b, float eps,
@@ -94,12 +135,14 @@ struct kernels {
     /* dot -- the inner product of a[0..n) and b[0..n). */
     float (*dot)(const float *a, const float *b, size_t n);
 
-    /* attend -- out[i] = softmax(scale * q[i] K^T) V; indexed by the KV element: F32, F16. */
-    void (*attend[2])(const struct attend *a);
+    /* attend -- out[i] = softmax(scale * q[i] K^T) V; indexed by kv_slot(). */
+    void (*attend[KV_DTYPES])(const struct attend *a);
 
     /* kv_put -- store one position's key and value of one head: k[0..d) into column `t` of the K tile,
-     * v[0..d) into row `t` of the V tile (its padding lanes are set to zero). F32, F16. */
-    void (*kv_put[2])(void *k_tile, void *v_tile, int t, int d, const float *k, const float *v);
+     * v[0..d) into row `t` of the V tile (its padding lanes are set to zero). Indexed by kv_slot(); int8
+     * as by quantise() without INT8_ZERO: x ~ element * scale[t], each of the two with its scale. */
+    void (*kv_put[KV_DTYPES])(void *k_tile, void *v_tile, int t, int d, const float *k,
+                              const float *v);
 };
 
 /* kernels_scalar -- the reference: plain loops, the same order of summation; never NULL. */

@@ -47,6 +47,11 @@ INLINE vf vf_load_bf16(const uint16_t *p)
     __m128i h = _mm_loadu_si128((const __m128i *)(const void *)p);
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
 }
+INLINE vf vf_load_i8(const int8_t *p)
+{
+    __m128i b = _mm_loadl_epi64((const __m128i *)(const void *)p);
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b));
+}
 /* The first n < VL lanes; the others are 0. */
 INLINE vf vf_load_n(const float *p, size_t n)
 {
@@ -127,6 +132,24 @@ INLINE unsigned vf_equal(vf a, vf b)
 {
     return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ));
 }
+/* VL whole numbers as floats, rounded to nearest. */
+INLINE vf vf_load_i32(const int32_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+/* VL numbers rounded to nearest even. */
+INLINE void vf_store_f16(uint16_t *p, vf a)
+{
+    _mm_storeu_si128((__m128i *)(void *)p, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+}
+/* Lanes in -128..127, rounded to nearest, plus INT8_ZERO. */
+INLINE void vf_store_int8(uint8_t *q, vf a)
+{
+    __m256i whole = _mm256_add_epi32(_mm256_cvtps_epi32(a), _mm256_set1_epi32(INT8_ZERO));
+    __m128i half =
+        _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+    _mm_storel_epi64((__m128i *)(void *)q, _mm_packus_epi16(half, half));
+}
 INLINE float vf_sum(vf a)
 {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -157,6 +180,9 @@ INLINE double vd_sum(vd s)
 }
 
 #define TABLE kernels_table_avx2
+#define TABLE_INT8 int8_avx2
+#define TABLE_DOT kernels_table_avx2_vnni
+#define TABLE_DOT_INT8 int8_avxvnni
 #define TABLE_NAME "avx2"
 #define GRAD_TABLE grad_table_avx2
 #include "engine/kernels/math.inc"
@@ -186,6 +212,7 @@ INLINE void vf_transpose(vf r[VL])
 }
 
 #include "engine/kernels/panel.inc"
+#include "engine/kernels/panel_int8.inc"
 #include "engine/kernels/rows.inc"
 #include "engine/kernels/attend.inc"
 #include "engine/kernels/gemm.inc"

@@ -12,7 +12,7 @@
 #define TILE_ROWS 12 /* rows of a tile of 32 columns */
 #define WIDE_ROWS 12 /* up to here a tile spans the whole panel */
 #define ROW_STEP 4
-#define SCORE_SUMS 8 /* registers of sums in attention */
+#define SCORE_SUMS 16 /* registers of sums in attention */
 #define VALUE_SUMS 16
 #define ATTEND_ROWS 8 /* queries at once */
 
@@ -45,6 +45,11 @@ INLINE vf vf_load_bf16(const uint16_t *p)
 {
     __m256i h = _mm256_loadu_si256((const __m256i *)(const void *)p);
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+}
+INLINE vf vf_load_i8(const int8_t *p)
+{
+    __m128i b = _mm_loadu_si128((const __m128i *)(const void *)p);
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(b));
 }
 /* The first n < VL lanes; the others are 0. */
 INLINE vf vf_load_n(const float *p, size_t n)
@@ -120,6 +125,23 @@ INLINE unsigned vf_equal(vf a, vf b)
 {
     return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ);
 }
+/* VL whole numbers as floats, rounded to nearest. */
+INLINE vf vf_load_i32(const int32_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_loadu_si512(p));
+}
+/* VL numbers rounded to nearest even. */
+INLINE void vf_store_f16(uint16_t *p, vf a)
+{
+    __m256i h = _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    _mm256_storeu_si256((__m256i *)(void *)p, h);
+}
+/* Lanes in -128..127, rounded to nearest, plus INT8_ZERO. */
+INLINE void vf_store_int8(uint8_t *q, vf a)
+{
+    __m512i whole = _mm512_add_epi32(_mm512_cvtps_epi32(a), _mm512_set1_epi32(INT8_ZERO));
+    _mm_storeu_si128((__m128i *)(void *)q, _mm512_cvtepi32_epi8(whole));
+}
 INLINE float vf_sum(vf a)
 {
     return _mm512_reduce_add_ps(a);
@@ -145,6 +167,9 @@ INLINE double vd_sum(vd s)
 }
 
 #define TABLE kernels_table_avx512
+#define TABLE_INT8 int8_avx2
+#define TABLE_DOT kernels_table_avx512_vnni
+#define TABLE_DOT_INT8 int8_avx512vnni
 #define TABLE_NAME "avx512"
 #define GRAD_TABLE grad_table_avx512
 #include "engine/kernels/math.inc"
@@ -179,6 +204,7 @@ INLINE void vf_transpose(vf r[VL])
 }
 
 #include "engine/kernels/panel.inc"
+#include "engine/kernels/panel_int8.inc"
 #include "engine/kernels/rows.inc"
 #include "engine/kernels/attend.inc"
 #include "engine/kernels/gemm.inc"

@@ -9,16 +9,23 @@
 extern const struct kernels kernels_table_scalar;
 #if defined(__x86_64__)
 extern const struct kernels kernels_table_avx2;
+extern const struct kernels kernels_table_avx2_vnni; /* differ in the products of 8-bit numbers */
 extern const struct kernels kernels_table_avx512;
+extern const struct kernels kernels_table_avx512_vnni;
 extern const struct grad_kernels grad_table_avx2;
 extern const struct grad_kernels grad_table_avx512;
 #elif defined(__aarch64__)
 extern const struct kernels kernels_table_neon;
+extern const struct kernels kernels_table_neon_dot;
 extern const struct grad_kernels grad_table_neon;
 #endif
 
 /* kv_put in plain C: a step writes one position, the strided column is a handful of cache lines. */
 void kernels_kv_put_f32(void *k_tile, void *v_tile, int t, int d, const float *k, const float *v);
 void kernels_kv_put_f16(void *k_tile, void *v_tile, int t, int d, const float *k, const float *v);
+
+/* kernels_kv_put_int8 -- by quantise() of a table, see kernels.h. */
+void kernels_kv_put_int8(void (*to_int8)(uint8_t *, size_t, float *, const float *, size_t),
+                         void *k_tile, void *v_tile, int t, int d, const float *k, const float *v);
 
 #endif

@@ -47,6 +47,13 @@ INLINE vf vf_load_bf16(const uint16_t *p)
 {
     return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16));
 }
+INLINE vf vf_load_i8(const int8_t *p)
+{
+    int32_t four;
+    memcpy(&four, p, sizeof four);
+    int16x8_t wide = vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four)));
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
+}
 /* The first n < VL lanes; the others are 0. */
 INLINE vf vf_load_n(const float *p, size_t n)
 {
@@ -134,6 +141,24 @@ INLINE unsigned vf_equal(vf a, vf b)
     static const uint32_t bit[VL] = {1, 2, 4, 8};
     return vaddvq_u32(vandq_u32(vceqq_f32(a, b), vld1q_u32(bit)));
 }
+/* VL whole numbers as floats, rounded to nearest. */
+INLINE vf vf_load_i32(const int32_t *p)
+{
+    return vcvtq_f32_s32(vld1q_s32(p));
+}
+/* VL numbers rounded to nearest even. */
+INLINE void vf_store_f16(uint16_t *p, vf a)
+{
+    vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(a)));
+}
+/* Lanes in -128..127, rounded to nearest, plus INT8_ZERO. */
+INLINE void vf_store_int8(uint8_t *q, vf a)
+{
+    int32x4_t whole = vaddq_s32(vcvtnq_s32_f32(a), vdupq_n_s32(INT8_ZERO));
+    int16x4_t half = vmovn_s32(whole);
+    uint8x8_t bytes = vqmovun_s16(vcombine_s16(half, half));
+    vst1_lane_u32((uint32_t *)(void *)q, vreinterpret_u32_u8(bytes), 0);
+}
 INLINE float vf_sum(vf a)
 {
     return vaddvq_f32(a);
@@ -158,6 +183,9 @@ INLINE double vd_sum(vd s)
 }
 
 #define TABLE kernels_table_neon
+#define TABLE_INT8 int8_neon
+#define TABLE_DOT kernels_table_neon_dot
+#define TABLE_DOT_INT8 int8_neondot
 #define TABLE_NAME "neon"
 #define GRAD_TABLE grad_table_neon
 #include "engine/kernels/math.inc"
@@ -173,6 +201,7 @@ INLINE void vf_transpose(vf r[VL])
 }
 
 #include "engine/kernels/panel.inc"
+#include "engine/kernels/panel_int8.inc"
 #include "engine/kernels/rows.inc"
 #include "engine/kernels/attend.inc"
 #include "engine/kernels/gemm.inc"

@@ -14,6 +14,7 @@ static float element(const void *p, size_t i, enum dtype t)
     uint16_t h;
 
     if (t == DTYPE_F32) return ((const float *)p)[i];
+    if (t == DTYPE_I8) return ((const int8_t *)p)[i];
     h = ((const uint16_t *)p)[i];
     return t == DTYPE_F16 ? dtype_f16_to_f32(h) : dtype_bf16_to_f32(h);
 }
@@ -71,6 +72,39 @@ static void panel_bf16(const float *x, size_t ldx, size_t rows, const void *w, s
                        size_t ldy, size_t cols, const struct epilogue *e)
 {
     panel(x, ldx, rows, w, k, y, ldy, cols, e, DTYPE_BF16);
+}
+
+static void panel_int8(const struct int8_kernels *int8, const struct int8_rows *x, size_t rows,
+                       const struct int8_panel *p, float *y, size_t ldy, size_t cols,
+                       const struct epilogue *e)
+{
+    for (size_t r = 0; r < rows; r++) {
+        const struct int8_rows one = {.q = x->q + r * x->ld};
+        int32_t sum[PACK_N];
+        int8->sums(&one, 1, p, sum);
+        for (size_t j = 0; j < cols; j++) {
+            float start = e->start ? e->start[r * e->lds + j] : 0;
+            float s = fmaf((float)sum[j] * x->scale[r], p->scale[j], start);
+            s = act_one(e->bias ? s + e->bias[j] : s, e->act);
+            y[r * ldy + j] = e->residual ? s + e->residual[r * e->ldr + j] : s;
+        }
+    }
+}
+
+static void quantise(uint8_t *q, size_t padded, float *scale, const float *x, size_t n)
+{
+    float most = 0, by = 0;
+    bool finite = true;
+
+    for (size_t i = 0; i < n; i++) {
+        finite &= isfinite(x[i]) != 0;
+        most = fmaxf(most, fabsf(x[i]));
+    }
+    *scale = !finite ? NAN : most < INT8_LEAST ? 0 : most / 127;
+    if (finite && most >= INT8_LEAST) by = 127 / most;
+    memset(q, INT8_ZERO, padded);
+    for (size_t i = 0; finite && i < n; i++)
+        q[i] = (uint8_t)(INT8_ZERO + (int)lrintf(x[i] * by));
 }
 
 static void layer_norm(float *y, const float *x, const float *w, const float *b, float eps,
@@ -146,27 +180,61 @@ static const void *tile_of(const struct attend *a, int p, size_t offset)
     return (const char *)a->kv + (size_t)a->blocks[p / KV_BLOCK] * a->block_bytes + offset;
 }
 
+/* What the elements of position p's row of an int8 tile are multiplied with. */
+static float kv_scale(const void *tile, size_t bytes, int p)
+{
+    const char *end = (const char *)tile + bytes;
+
+    return ((const float *)(const void *)end)[p % KV_BLOCK - KV_BLOCK];
+}
+
+static void score_floats(const struct attend *a, const float *q, float *s, int positions,
+                         enum dtype t)
+{
+    for (int p = 0; p < positions; p++) {
+        const void *k = tile_of(a, p, a->k_offset);
+        s[p] = 0;
+        for (size_t c = 0; c < (size_t)a->d; c++)
+            s[p] = fmaf(q[c], element(k, c * KV_BLOCK + (size_t)p % KV_BLOCK, t), s[p]);
+        s[p] *= a->scale;
+    }
+}
+
+static void score_int8(const struct attend *a, const float *q, float *s, int positions)
+{
+    size_t d = (size_t)a->d, quads = int8_quads(d);
+    uint8_t *whole = (uint8_t *)(s + (positions + KV_BLOCK - 1) / KV_BLOCK * KV_BLOCK);
+    int32_t sum[KV_BLOCK] = {0};
+    float scale;
+
+    quantise(whole, quads * INT8_QUAD, &scale, q, d);
+    for (int p = 0; p < positions; p++) {
+        const void *k = tile_of(a, p, a->k_offset);
+        if (p % KV_BLOCK == 0) a->int8->keys(whole, 0, 1, &k, 1, quads, sum, 0);
+        s[p] =
+            (float)sum[p % KV_BLOCK] * (scale * a->scale) * kv_scale(k, kv_k_bytes(d, DTYPE_I8), p);
+    }
+}
+
 static void attend_one(const struct attend *a, const float *q, float *out, int positions,
                        enum dtype t)
 {
     float *s = a->scratch, sum = 0;
-    size_t d = (size_t)a->d, dp = (d + KV_LANES - 1) / KV_LANES * KV_LANES;
+    size_t d = (size_t)a->d, dp = kv_dp(d);
 
-    for (int p = 0; p < positions; p++) {
-        const void *k = tile_of(a, p, a->k_offset);
-        s[p] = 0;
-        for (size_t c = 0; c < d; c++)
-            s[p] = fmaf(q[c], element(k, c * KV_BLOCK + (size_t)p % KV_BLOCK, t), s[p]);
-        s[p] *= a->scale;
-    }
+    if (t == DTYPE_I8)
+        score_int8(a, q, s, positions);
+    else
+        score_floats(a, q, s, positions, t);
     float m = max(s, (size_t)positions);
     for (int p = 0; p < positions; p++)
         sum += s[p] = expf(s[p] - m);
     memset(out, 0, d * sizeof *out);
     for (int p = 0; p < positions; p++) {
         const void *v = tile_of(a, p, a->v_offset);
+        float e = t == DTYPE_I8 ? s[p] * kv_scale(v, kv_v_bytes(dp, t), p) : s[p];
         for (size_t c = 0; c < d; c++)
-            out[c] = fmaf(s[p], element(v, (size_t)p % KV_BLOCK * dp + c, t), out[c]);
+            out[c] = fmaf(e, element(v, (size_t)p % KV_BLOCK * dp + c, t), out[c]);
     }
     for (size_t c = 0; c < d; c++)
         out[c] /= sum;
@@ -188,9 +256,14 @@ static void attend_f16(const struct attend *a)
     attend(a, DTYPE_F16);
 }
 
+static void attend_int8(const struct attend *a)
+{
+    attend(a, DTYPE_I8);
+}
+
 void kernels_kv_put_f32(void *k_tile, void *v_tile, int t, int d, const float *k, const float *v)
 {
-    size_t n = (size_t)d, dp = (n + KV_LANES - 1) / KV_LANES * KV_LANES;
+    size_t n = (size_t)d, dp = kv_dp(n);
     float *kt = (float *)k_tile + t, *vt = (float *)v_tile + (size_t)t * dp;
 
     for (size_t c = 0; c < n; c++)
@@ -201,7 +274,7 @@ void kernels_kv_put_f32(void *k_tile, void *v_tile, int t, int d, const float *k
 
 void kernels_kv_put_f16(void *k_tile, void *v_tile, int t, int d, const float *k, const float *v)
 {
-    size_t n = (size_t)d, dp = (n + KV_LANES - 1) / KV_LANES * KV_LANES;
+    size_t n = (size_t)d, dp = kv_dp(n);
     uint16_t *kt = (uint16_t *)k_tile + t, *vt = (uint16_t *)v_tile + (size_t)t * dp;
 
     for (size_t c = 0; c < n; c++)
@@ -211,9 +284,42 @@ void kernels_kv_put_f16(void *k_tile, void *v_tile, int t, int d, const float *k
     memset(vt + n, 0, (dp - n) * sizeof *vt);
 }
 
+/* V's row serves as room for the key's numbers before they are spread over K's tile. */
+void kernels_kv_put_int8(void (*to_int8)(uint8_t *, size_t, float *, const float *, size_t),
+                         void *k_tile, void *v_tile, int t, int d, const float *k, const float *v)
+{
+    size_t n = (size_t)d, dp = kv_dp(n);
+    uint32_t *kt = (uint32_t *)k_tile + t;
+    uint8_t *vt = (uint8_t *)v_tile + (size_t)t * dp;
+    char *k_end = (char *)k_tile + kv_k_bytes(n, DTYPE_I8);
+    char *v_end = (char *)v_tile + kv_v_bytes(dp, DTYPE_I8);
+    int32_t sum = 0;
+
+    to_int8(vt, dp, (float *)(void *)k_end + t - KV_BLOCK, k, n);
+    for (size_t c = 0; c < int8_quads(n) * INT8_QUAD; c++)
+        sum += vt[c] - INT8_ZERO;
+    for (size_t i = 0; i < int8_quads(n); i++) {
+        uint32_t quad;
+        memcpy(&quad, vt + i * INT8_QUAD, sizeof quad);
+        kt[i * KV_BLOCK] = quad ^ INT8_ZERO * 0x01010101U;
+    }
+    ((int32_t *)(void *)k_end)[t - 2 * KV_BLOCK] = -INT8_ZERO * sum;
+    to_int8(vt, dp, (float *)(void *)v_end + t - KV_BLOCK, v, n);
+    for (size_t c = 0; c < dp; c++)
+        vt[c] ^= INT8_ZERO;
+}
+
+static void kv_put_int8(void *k_tile, void *v_tile, int t, int d, const float *k, const float *v)
+{
+    kernels_kv_put_int8(quantise, k_tile, v_tile, t, d, k, v);
+}
+
 const struct kernels kernels_table_scalar = {
     .name = "scalar",
     .panel = {panel_f32, panel_f16, panel_bf16},
+    .panel_int8 = panel_int8,
+    .int8 = &int8_scalar,
+    .quantise = quantise,
     .layer_norm = layer_norm,
     .activate = activate,
     .max = max,
@@ -221,6 +327,6 @@ const struct kernels kernels_table_scalar = {
     .sum_exp = sum_exp,
     .exp_to = exp_to,
     .dot = dot,
-    .attend = {attend_f32, attend_f16},
-    .kv_put = {kernels_kv_put_f32, kernels_kv_put_f16},
+    .attend = {attend_f32, attend_f16, attend_int8},
+    .kv_put = {kernels_kv_put_f32, kernels_kv_put_f16, kv_put_int8},
 };

@@ -29,6 +29,25 @@ static inline int tables(const struct kernels *out[TABLES_MAX])
     return n;
 }
 
+/* The 8-bit kernels that this CPU runs, the reference first. */
+static inline int int8_tables(const struct int8_kernels *out[TABLES_MAX])
+{
+    struct cpu c;
+    int n = 0;
+
+    cpu_detect(&c);
+    out[n++] = &int8_scalar;
+#if defined(__x86_64__)
+    if (c.avx2) out[n++] = &int8_avx2;
+    if (c.avx_vnni) out[n++] = &int8_avxvnni;
+    if (c.avx512_vnni) out[n++] = &int8_avx512vnni;
+#elif defined(__aarch64__)
+    if (c.neon) out[n++] = &int8_neon;
+    if (c.neon_dotprod) out[n++] = &int8_neondot;
+#endif
+    return n;
+}
+
 /* n floats ~ N(0, 1) in storage of exactly their size, for the sanitizer to watch the end. */
 static inline float *floats(size_t n, uint64_t stream)
 {

@@ -1,0 +1,72 @@
+#ifndef TTMD_KERNELS_INT8_H
+#define TTMD_KERNELS_INT8_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Products of 8-bit numbers. Inputs are quantised row by row, weights column by column (pack.h):
+ *
+ *     x[r][i] ~ (q[r][i] - INT8_ZERO) * scale[r]      q in 1..255
+ *     w[i][j] ~ b[i][j] * scale[j]                    b in -128..127
+ *     x . w   ~ scale[r] * scale[j] * sum over i of (q - INT8_ZERO) b
+ *
+ * The sums are whole numbers in 32 bits and exact, so that every instruction set gives the same ones and
+ * no order matters. Inputs are stored unsigned because x86's dot product takes unsigned times signed;
+ * what the offset adds to a sum, INT8_ZERO times the column's sum, is known beforehand. */
+#define INT8_ZERO 128
+#define INT8_QUAD 4      /* values of k that lie together: what one lane of a dot product takes */
+#define INT8_MAX_K 65536 /* 255 * 128 * k fits in 31 bits */
+#define INT8_LEAST 0x1p-100F /* rows and columns of nothing larger count as zero */
+#define KV_BLOCK 16          /* positions of a tile of keys or values (kernels.h) */
+
+static inline size_t int8_quads(size_t k)
+{
+    return (k + INT8_QUAD - 1) / INT8_QUAD;
+}
+
+/* Quantised rows; borrowed. Beyond k they are INT8_ZERO up to whole quads. */
+struct int8_rows {
+    const uint8_t *q; /* (rows, INT8_QUAD * quads), stride ld bytes */
+    size_t ld;
+    const float *scale; /* (rows) */
+};
+
+/* One panel of weights, PACK_N columns; borrowed. */
+struct int8_panel {
+    const int8_t *w; /* (quads, PACK_N, INT8_QUAD) */
+    size_t quads;
+    const float *scale;   /* (PACK_N) */
+    const int32_t *shift; /* (PACK_N) -INT8_ZERO times the sum of the column */
+    const void *next;     /* where the caller's next weights lie, or NULL: only prefetched */
+};
+
+/* What differs between instruction sets; all give the same numbers. */
+struct int8_kernels {
+    const char *name; /* "avx512vnni", "avxvnni", "avx2", "neondot", "neon", "scalar" */
+
+    /* sums -- out[r][j] = sum over i of (q[r][i] - INT8_ZERO) * w[i][j], exactly.
+     *   x    only q and ld are read     out  (rows, PACK_N) int32, overwritten */
+    void (*sums)(const struct int8_rows *x, size_t rows, const struct int8_panel *p, int32_t *out);
+
+    /* keys -- queries times keys: out[r][j * KV_BLOCK + p] = sum over i of (q[r][i] - INT8_ZERO) * key p of
+     * tile j, exactly.
+     *   q     (rows <= 8, INT8_QUAD * quads), stride ld bytes
+     *   tile  (n) each (quads, KV_BLOCK, INT8_QUAD) int8, then (KV_BLOCK) int32 shifts as a panel's
+     *   out   (rows, n * KV_BLOCK) int32, stride ldo; overwritten */
+    void (*keys)(const uint8_t *q, size_t ld, size_t rows, const void *const *tile, size_t n,
+                 size_t quads, int32_t *out, size_t ldo);
+
+    /* spin -- products in registers alone, to measure what the machine could do: n turns of `turn_ops`
+     * operations (2 per multiplication). Returns a number that depends on all of them. */
+    size_t turn_ops;
+    int32_t (*spin)(size_t n);
+};
+
+extern const struct int8_kernels int8_scalar;
+#if defined(__x86_64__)
+extern const struct int8_kernels int8_avx2, int8_avxvnni, int8_avx512vnni;
+#elif defined(__aarch64__)
+extern const struct int8_kernels int8_neon, int8_neondot;
+#endif
+
+#endif
