@@ -143,3 +143,21 @@ void gemm(const struct compute *c, const struct gemm *g)
     cut(&j);
     pool_for(c->pool, j.across * ((g->m + j.rows - 1) / j.rows), 1, run_piece, &j);
 }
+
+void gemm_product(const struct compute *c, bool ta, bool tb, size_t m, size_t n, size_t k,
+                  const float *a, const float *b, float beta, float *out)
+{
+    gemm(c, &(struct gemm){.ta = ta,
+                           .tb = tb,
+                           .m = m,
+                           .n = n,
+                           .k = k,
+                           .alpha = 1,
+                           .beta = beta,
+                           .a = a,
+                           .lda = ta ? m : k,
+                           .b = b,
+                           .ldb = tb ? k : n,
+                           .c = out,
+                           .ldc = n});
+}

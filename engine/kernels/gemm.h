@@ -32,6 +32,10 @@ struct gemm {
 void gemm(const struct compute *c, const struct gemm *g);
 #define GEMM_STACK_BYTES (800 << 10)
 
+/* gemm_product -- C = op(A) op(B) + beta C of matrices without gaps between their rows. As gemm(). */
+void gemm_product(const struct compute *c, bool ta, bool tb, size_t m, size_t n, size_t k,
+                  const float *a, const float *b, float beta, float *out);
+
 /* gemm_one -- all of it on the calling thread; inside pool tasks. */
 void gemm_one(const struct kernels *k, const struct gemm *g);
 

@@ -16,7 +16,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
 
-enum { SGEMMS_PER_THREAD = 2, LANES = 4 };
+enum { SGEMMS_PER_THREAD = 2, LANES = 4, SPINS_PER_THREAD = 16, SPIN_TURNS = 200000 };
 #define PIECE_BYTES ((size_t)1 << 20)
 #define MIN_READ_BYTES ((size_t)1 << 30)
 #define SGEMM_FLOATS ((size_t)MACHINE_SGEMM_N * MACHINE_SGEMM_N)
@@ -105,6 +105,28 @@ double machine_sgemm_peak(struct machine *m)
     pool_for(m->pool, products, 1, sgemm, m);
     double seconds = (double)(clock_ns() - start) / (double)CLOCK_NS_PER_S;
     return 2.0 * (double)SGEMM_FLOATS * MACHINE_SGEMM_N * (double)products / seconds;
+}
+
+struct spinning {
+    struct machine *m;
+    const struct int8_kernels *k;
+};
+
+static void spin(void *arg, size_t begin, size_t end, int worker)
+{
+    struct spinning *s = arg;
+    for (size_t i = begin; i < end; i++)
+        s->m->sums[worker] += (uint32_t)s->k->spin(SPIN_TURNS);
+}
+
+double machine_int8_peak(struct machine *m, const struct int8_kernels *k)
+{
+    struct spinning s = {m, k};
+    size_t pieces = (size_t)m->threads * SPINS_PER_THREAD;
+    uint64_t start = clock_ns();
+    pool_for(m->pool, pieces, 1, spin, &s);
+    double seconds = (double)(clock_ns() - start) / (double)CLOCK_NS_PER_S;
+    return (double)k->turn_ops * SPIN_TURNS * (double)pieces / seconds;
 }
 
 static void read_pieces(void *arg, size_t begin, size_t end, int worker)

@@ -6,6 +6,7 @@
 #include "engine/base/cpu.h"
 #include "engine/base/err.h"
 #include "engine/base/pool.h"
+#include "engine/kernels/int8.h"
 
 /* The machine's limits, measured: what OpenBLAS reaches in large products and how fast memory can be
  * read, with the same threads that the model computes with. Rates mean something only beside these. */
@@ -29,6 +30,10 @@ void machine_close(struct machine *m); /* m may be NULL */
 /* machine_sgemm_peak -- FLOP/s of all threads together, each running single-threaded OpenBLAS SGEMMs
  * of MACHINE_SGEMM_N^3 on matrices of its own. One round, a fraction of a second. */
 double machine_sgemm_peak(struct machine *m);
+
+/* machine_int8_peak -- 8-bit operations/s (2 per multiplication) of all threads together, in registers
+ * alone, with the given kernels. One round, some hundredths of a second. */
+double machine_int8_peak(struct machine *m, const struct int8_kernels *k);
 
 /* machine_read_bandwidth -- bytes/s of all threads together, reading the buffer once. */
 double machine_read_bandwidth(struct machine *m);

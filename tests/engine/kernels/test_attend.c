@@ -5,7 +5,7 @@
 #define MAX_POS 128
 #define MAX_D 80
 #define BLOCKS (MAX_POS / KV_BLOCK)
-#define TYPES 2 /* F32, F16 */
+static const enum dtype types[KV_DTYPES] = {DTYPE_F32, DTYPE_F16, DTYPE_I8};
 
 struct cache {
     int d;
@@ -16,33 +16,53 @@ struct cache {
     float *k, *v, *q; /* (MAX_POS, d); k and v rounded to t */
 };
 
-static float *rounded(size_t n, uint64_t stream, enum dtype t)
+/* A row of int8 has one scale, so that its largest element is 127 in magnitude; a row of zeros has none. */
+static void round_row(float *x, int d)
 {
+    float top = 0;
+
+    for (int i = 0; i < d; i++)
+        top = fmaxf(top, fabsf(x[i]));
+    for (int i = 0; i < d && top > 0; i++)
+        x[i] = rintf(x[i] * (127 / top)) * (top / 127);
+}
+
+static float *rounded(int d, uint64_t stream, enum dtype t)
+{
+    size_t n = (size_t)(MAX_POS * d);
     float *x = floats(n, stream);
-    free(as_dtype(x, n, t));
+
+    for (int p = 0; p < MAX_POS; p++) /* rows of very different sizes, for scales to matter */
+        for (int i = 0; i < d; i++)
+            x[p * d + i] *= p % 9 == 4 ? 0 : 1 / (1 + (float)(p % 5));
+    for (int p = 0; p < MAX_POS && t == DTYPE_I8; p++)
+        round_row(x + p * d, d);
+    if (t != DTYPE_I8) free(as_dtype(x, n, t));
     return x;
 }
 
 /* Blocks in a scrambled order; every byte that kv_put does not write is NaN. */
 static void make_cache(struct cache *c, int d, enum dtype t, const struct kernels *k)
 {
-    size_t dp = ((size_t)d + KV_LANES - 1) / KV_LANES * KV_LANES, es = dtype_size(t);
+    size_t dp = ((size_t)d + KV_LANES - 1) / KV_LANES * KV_LANES;
     size_t n = (size_t)(MAX_POS * d);
 
     *c = (struct cache){.d = d, .t = t, .k_offset = 64};
-    c->v_offset = c->k_offset + (size_t)d * KV_BLOCK * es;
-    c->block_bytes = (c->v_offset + KV_BLOCK * dp * es + 63) / 64 * 64;
+    c->v_offset = c->k_offset + kv_k_bytes((size_t)d, t);
+    c->block_bytes = c->v_offset + kv_v_bytes(dp, t);
     c->kv = mem_alloc(c->block_bytes * BLOCKS);
     memset(c->kv, 0xff, c->block_bytes * BLOCKS);
-    c->k = rounded(n, 1, t);
-    c->v = rounded(n, 2, t);
+    c->k = rounded(d, 1, t);
+    c->v = rounded(d, 2, t);
     c->q = floats(n, 3);
+    for (int p = 0; p < MAX_POS && t == DTYPE_I8; p++)
+        round_row(c->q + p * d, d);
     for (int b = 0; b < BLOCKS; b++)
         c->blocks[b] = (b * 5 + 3) % BLOCKS;
     for (int p = 0; p < MAX_POS; p++) {
         char *block = c->kv + (size_t)c->blocks[p / KV_BLOCK] * c->block_bytes;
-        k->kv_put[t](block + c->k_offset, block + c->v_offset, p % KV_BLOCK, d, c->k + p * d,
-                     c->v + p * d);
+        k->kv_put[kv_slot(t)](block + c->k_offset, block + c->v_offset, p % KV_BLOCK, d,
+                              c->k + p * d, c->v + p * d);
     }
 }
 
@@ -72,9 +92,10 @@ static void run(const struct cache *c, const struct kernels *k, int pos0, int nq
                        .block_bytes = c->block_bytes,
                        .k_offset = c->k_offset,
                        .v_offset = c->v_offset,
+                       .int8 = k->int8,
                        .scratch = scratch};
     memset(scratch, 0xff, floats_needed * sizeof *scratch);
-    k->attend[c->t](&a);
+    k->attend[kv_slot(c->t)](&a);
     free(scratch);
 }
 
@@ -110,12 +131,13 @@ static void poison_after(const struct cache *c, const struct kernels *k, int las
         nan[i] = NAN;
     for (int p = last + 1; p < MAX_POS; p++) {
         char *block = c->kv + (size_t)c->blocks[p / KV_BLOCK] * c->block_bytes;
-        k->kv_put[c->t](block + c->k_offset, block + c->v_offset, p % KV_BLOCK, c->d, nan, nan);
+        k->kv_put[kv_slot(c->t)](block + c->k_offset, block + c->v_offset, p % KV_BLOCK, c->d, nan,
+                                 nan);
     }
 }
 
 static const int sizes[] = {8, 16, 48, 64, 80};
-#define CASES (5 * TYPES)
+#define CASES (5 * KV_DTYPES)
 
 static void check_group(const struct cache *c, const struct kernels *k, int pos0, int nq)
 {
@@ -141,11 +163,11 @@ static void check_group(const struct cache *c, const struct kernels *k, int pos0
 START_TEST(groups_agree_with_the_naive_loop)
 {
     const struct kernels *all[TABLES_MAX];
-    int n = tables(all), d = sizes[_i / TYPES];
+    int n = tables(all), d = sizes[_i / KV_DTYPES];
     struct cache c;
 
     for (int i = 0; i < n; i++) {
-        make_cache(&c, d, (enum dtype)(_i % TYPES), all[i]);
+        make_cache(&c, d, types[_i % KV_DTYPES], all[i]);
         for (int pos0 = 0; pos0 <= 100; pos0 += pos0 < 18 ? 1 : 9)
             for (int nq = 1; nq <= ATTEND_MAX_Q; nq++)
                 check_group(&c, all[i], pos0, nq);
@@ -157,12 +179,12 @@ END_TEST
 START_TEST(what_lies_after_a_query_is_not_seen)
 {
     const struct kernels *all[TABLES_MAX];
-    int n = tables(all), d = sizes[_i / TYPES];
+    int n = tables(all), d = sizes[_i / KV_DTYPES];
     struct cache c;
 
     for (int i = 0; i < n; i++)
         for (int last = 7; last < 60; last += 13) {
-            make_cache(&c, d, (enum dtype)(_i % TYPES), all[i]);
+            make_cache(&c, d, types[_i % KV_DTYPES], all[i]);
             float before[ATTEND_MAX_Q * (MAX_D + 1)], after[ATTEND_MAX_Q * (MAX_D + 1)];
             run(&c, all[i], last - 7, 8, before);
             poison_after(&c, all[i], last - 3);
@@ -198,35 +220,56 @@ START_TEST(large_scores_do_not_overflow)
 }
 END_TEST
 
+/* Channel c of position p's row, as the tile has it. */
+static float stored(const char *tile, bool key, size_t channels, size_t c, size_t p, enum dtype t)
+{
+    size_t at = key ? c * KV_BLOCK + p : p * channels + c;
+    size_t bytes = key ? kv_k_bytes(channels, t) : kv_v_bytes(channels, t);
+    float x, scale;
+
+    if (t != DTYPE_I8) {
+        dtype_to_f32(&x, tile + at * dtype_size(t), t, 1);
+        return x;
+    }
+    if (key) at = (c / INT8_QUAD * KV_BLOCK + p) * INT8_QUAD + c % INT8_QUAD;
+    memcpy(&scale, tile + bytes - (KV_BLOCK - p) * sizeof scale, sizeof scale);
+    return (float)((const int8_t *)tile)[at] * scale;
+}
+
+static void check_put(const struct kernels *table, enum dtype t, size_t d)
+{
+    size_t dp = (d + 15) / 16 * 16, k_bytes = kv_k_bytes(d, t), v_bytes = kv_v_bytes(dp, t);
+    char *kt = mem_calloc(k_bytes, 1), *vt = mem_alloc(v_bytes);
+    float k[MAX_D], v[MAX_D];
+
+    for (size_t i = 0; i < d; i++) {
+        k[i] = (float)i + 1;
+        v[i] = -k[i];
+    }
+    memset(vt, 0xff, v_bytes);
+    table->kv_put[kv_slot(t)](kt, vt, 11, (int)d, k, v);
+    if (t == DTYPE_I8) {
+        round_row(k, (int)d);
+        round_row(v, (int)d);
+    }
+    for (size_t c = 0; c < dp; c++)
+        ck_assert(stored(vt, false, dp, c, 11, t) == (c < d ? v[c] : 0));
+    for (size_t c = 0; c < d; c++)
+        for (size_t p = 0; p < KV_BLOCK; p++)
+            ck_assert(stored(kt, true, d, c, p, t) == (p == 11 ? k[c] : 0));
+    free(kt);
+    free(vt);
+}
+
 START_TEST(kv_put_fills_column_row_and_padding)
 {
     const struct kernels *all[TABLES_MAX];
     int n = tables(all);
-    float k[MAX_D], v[MAX_D], got;
 
-    for (int i = 0; i < MAX_D; i++) {
-        k[i] = (float)i + 1;
-        v[i] = (float)-i - 1;
-    }
     for (int i = 0; i < n; i++)
-        for (int t = 0; t < TYPES; t++)
-            for (int d = 5; d <= 80; d += 25) {
-                size_t dp = ((size_t)d + 15) / 16 * 16, es = dtype_size((enum dtype)t);
-                char *kt = mem_calloc((size_t)d * KV_BLOCK, es),
-                     *vt = mem_alloc(KV_BLOCK * dp * es);
-                memset(vt, 0xff, KV_BLOCK * dp * es);
-                all[i]->kv_put[t](kt, vt, 11, d, k, v);
-                for (size_t c = 0; c < dp; c++) {
-                    dtype_to_f32(&got, vt + (11 * dp + c) * es, (enum dtype)t, 1);
-                    ck_assert(got == (c < (size_t)d ? v[c] : 0));
-                }
-                for (size_t c = 0; c < (size_t)d * KV_BLOCK; c++) {
-                    dtype_to_f32(&got, kt + c * es, (enum dtype)t, 1);
-                    ck_assert(got == (c % KV_BLOCK == 11 ? k[c / KV_BLOCK] : 0));
-                }
-                free(kt);
-                free(vt);
-            }
+        for (int t = 0; t < KV_DTYPES; t++)
+            for (size_t d = 5; d <= 80; d += 25)
+                check_put(all[i], types[t], d);
 }
 END_TEST
 

@@ -88,6 +88,31 @@ START_TEST(zero_sizes_and_beta_zero)
 }
 END_TEST
 
+/* gemm_product() is gemm() with the leading dimensions that follow from the shape. */
+START_TEST(matrices_without_gaps)
+{
+    enum { M = 7, N = 19, K = 33 };
+    float *a = floats(M * K, 1), *b = floats(K * N, 2);
+    const struct kernels *all[TABLES_MAX];
+    struct compute by = {.k = all[tables(all) - 1]};
+    for (int t = 0; t < 4; t++) {
+        float c1[M * N] = {1}, c2[M * N] = {1};
+        struct gemm g = {.ta = t & 1, .tb = t & 2, .m = M, .n = N, .k = K, .alpha = 1, .beta = 2};
+        g.a = a;
+        g.b = b;
+        g.c = c1;
+        g.lda = g.ta ? M : K;
+        g.ldb = g.tb ? K : N;
+        g.ldc = N;
+        gemm(&by, &g);
+        gemm_product(&by, g.ta, g.tb, M, N, K, a, b, 2, c2);
+        assert_same(c1, c2, M * N, "gemm_product");
+    }
+    free(a);
+    free(b);
+}
+END_TEST
+
 START_TEST(threads_do_not_change_a_bit)
 {
     enum { M = 500, N = 900, K = 1200 }; /* several pieces */
@@ -118,6 +143,7 @@ static Suite *suite(void)
     tcase_set_timeout(t, 120);
     tcase_add_test(t, products_agree_with_their_definition);
     tcase_add_test(t, zero_sizes_and_beta_zero);
+    tcase_add_test(t, matrices_without_gaps);
     tcase_add_test(t, threads_do_not_change_a_bit);
     suite_add_tcase(s, t);
     return s;
