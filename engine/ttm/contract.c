@@ -5,7 +5,8 @@
  *
  * With many rows each thread takes chunks of its own and no thread waits for another between steps;
  * with few rows the chunks come one after the other and each product is split over the pool by
- * columns. Both give the same bits: the kernels' sums for a row do not depend on the rows around it. */
+ * columns. Groups of 8-bit numbers have the rows of each product quantised, in a part of scratch behind the
+ * buffers. Both give the same bits: the kernels' sums for a row do not depend on the rows around it. */
 #include <string.h>
 
 #include "engine/ttm/held.h"
@@ -19,6 +20,7 @@ struct contraction {
     const struct kernels *k;
     const struct ttm_call *call;
     size_t piece; /* rows per chunk */
+    size_t worker_floats;
 };
 
 /* dst = src with its axes reordered, for one row. */
@@ -133,6 +135,7 @@ static void run_chunk(const struct contraction *t, const struct compute *c, size
                       size_t rows, float *scratch)
 {
     const struct ttm_call *call = t->call;
+    float *quantised = scratch + t->plan->worker_floats;
     struct state q = {.at = call->x + row0 * call->ldx,
                       .ld = call->ldx,
                       .buffer = {scratch, scratch + t->plan->worker_floats / 2}};
@@ -146,11 +149,12 @@ static void run_chunk(const struct contraction *t, const struct compute *c, size
         if (i + 1 == t->h->steps.n && direct(t)) {
             struct epilogue e = call->e ? *call->e : (struct epilogue){0};
             if (e.residual) e.residual += row0 * e.ldr;
-            matmul(c, q.at, ld, all, &t->h->group[i], call->y + row0 * call->ldy, call->ldy, &e);
+            matmul_any(c, q.at, ld, all, &t->h->group[i], call->y + row0 * call->ldy, call->ldy, &e,
+                       quantised);
             return;
         }
         float *to = flip(&q);
-        matmul(c, q.at, ld, all, &t->h->group[i], to, st->n, NULL);
+        matmul_any(c, q.at, ld, all, &t->h->group[i], to, st->n, NULL, quantised);
         q.at = to;
         q.ld = st->rows * st->n;
     }
@@ -161,21 +165,40 @@ static void run_pieces(void *arg, size_t begin, size_t end, int worker)
 {
     const struct contraction *t = arg;
     struct compute alone = {.pool = NULL, .k = t->k};
-    float *scratch = t->call->scratch + (size_t)worker * t->plan->worker_floats;
+    float *scratch = t->call->scratch + (size_t)worker * t->worker_floats;
     for (size_t i = begin; i < end; i++) {
         size_t row0 = i * t->piece, rows = t->call->rows - row0;
         run_chunk(t, &alone, row0, rows < t->piece ? rows : t->piece, scratch);
     }
 }
 
+size_t contract_scratch_floats(const struct ttm_plan *p, const struct ttm_shape *s, enum dtype t,
+                               int threads)
+{
+    size_t floats = p->worker_floats, most = 0;
+    if (t == DTYPE_I8 && p->groups == 2) {
+        floats = contract_int8_worker_floats(p, s);
+    } else if (t == DTYPE_I8) {
+        struct ttm_steps st;
+        ttm_plan_steps(&st, p, s);
+        for (int i = 0; i < st.n; i++) {
+            size_t n = quantised_floats(p->chunk_rows * st.step[i].rows, st.step[i].k);
+            if (n > most) most = n;
+        }
+    }
+    return (size_t)threads * (floats + most);
+}
+
 void contract_apply(const struct ttm_held *h, const struct ttm_plan *p, const struct ttm_shape *s,
                     const struct compute *c, const struct ttm_call *call)
 {
+    bool int8 = h->group[0].dtype == DTYPE_I8;
     if (p->groups == 2) {
-        contract_pair_apply(h, p, s, c, call);
+        (int8 ? contract_int8_apply : contract_pair_apply)(h, p, s, c, call);
         return;
     }
     struct contraction t = {.h = h, .plan = p, .s = s, .k = c->k, .call = call};
+    t.worker_floats = contract_scratch_floats(p, s, h->group[0].dtype, 1);
     size_t threads = (size_t)pool_threads(c->pool), fewest = SIZE_MAX;
     for (int i = 0; i < h->steps.n; i++)
         if (h->steps.step[i].rows < fewest) fewest = h->steps.step[i].rows;

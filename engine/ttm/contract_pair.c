@@ -13,59 +13,25 @@
  * of both products; whatever is nearest to every thread reading weights of its own. */
 #include <string.h>
 
-#include "engine/base/mem.h"
-#include "engine/ttm/held.h"
+#include "engine/ttm/pair.h"
 
 static const struct epilogue no_epilogue;
-
-struct pair {
-    struct plan_pair p;
-    const struct packed *first, *second;
-    const struct ttm_plan *plan;
-    const struct ttm_shape *s;
-    const struct kernels *k;
-    const struct ttm_call *call;
-    size_t rows; /* of x in a chunk */
-};
 
 /* A chunk's parts of scratch. */
 struct area {
     float *x, *out, *acc, *t, *tile;
 };
 
-static void *take(float **at, size_t floats)
-{
-    float *p = *at;
-    *at += mem_round_up(floats, 16);
-    return p;
-}
-
 static struct area carve(const struct pair *q, float *scratch, size_t rows, size_t t_floats)
 {
     size_t cols = q->p.nf * q->p.ns;
     struct area a;
-    a.x = take(&scratch, rows * q->p.mf * q->p.ms);
-    a.out = take(&scratch, rows * cols);
-    a.acc = take(&scratch, rows * cols);
-    a.t = take(&scratch, t_floats);
+    a.x = pair_take(&scratch, rows * q->p.mf * q->p.ms);
+    a.out = pair_take(&scratch, rows * cols);
+    a.acc = pair_take(&scratch, rows * cols);
+    a.t = pair_take(&scratch, t_floats);
     a.tile = scratch;
     return a;
-}
-
-static float *worker_scratch(const struct pair *q, int worker)
-{
-    return q->call->scratch + (size_t)worker * q->plan->worker_floats;
-}
-
-static size_t least(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
-static void count(const struct pair *q, size_t rows, size_t k, size_t cols)
-{
-    if (q->call->mults)
-        __atomic_fetch_add(q->call->mults, (uint64_t)rows * k * cols, __ATOMIC_RELAXED);
 }
 
 /* ---- the parts of a chunk ---- */
@@ -76,7 +42,7 @@ static void gather(const struct pair *q, size_t row0, size_t rows, size_t i_bloc
     const struct plan_pair *p = &q->p;
     size_t in = (size_t)q->s->in;
     for (size_t i0 = 0; i0 < p->ms; i0 += i_block) {
-        size_t n = least(i_block, p->ms - i0);
+        size_t n = mem_least(i_block, p->ms - i0);
         for (size_t row = 0; row < rows; row++) {
             const float *x = q->call->x + (row0 + row) * q->call->ldx;
             for (size_t i = i0; i < i0 + n; i++, to += p->mf) {
@@ -102,7 +68,7 @@ static void scatter_panel(const struct pair *q, const float *x, size_t row0, siz
                                  p->mf, tile, PACK_N, cols, &no_epilogue);
     for (size_t lane = 0, run; lane < cols; lane += run) {
         size_t j = (col + lane) / p->r, b = (col + lane) % p->r;
-        run = least(p->r - b, cols - lane);
+        run = mem_least(p->r - b, cols - lane);
         float *to = t + ((j - j0) * all + row0) * p->r + b;
         for (size_t row = 0; row < n; row++)
             held_copy(to + row * p->r, tile + row * PACK_N + lane, run);
@@ -117,10 +83,10 @@ static void first_product(const struct pair *q, const float *x, size_t row0, siz
     const struct plan_pair *p = &q->p;
     size_t j0 = col0 / p->r;
     for (size_t col = col0; col < col1; col += PACK_N) {
-        size_t cols = least(PACK_N, col1 - col), n;
-        count(q, row1 - row0, p->mf, cols);
+        size_t cols = mem_least(PACK_N, col1 - col), n;
+        pair_count(q, row1 - row0, p->mf, cols);
         for (size_t row = row0; row < row1; row += n) {
-            n = least(PAIR_TILE_ROWS, row1 - row);
+            n = mem_least(PAIR_TILE_ROWS, row1 - row);
             if (p->r % PACK_N) {
                 scatter_panel(q, x, row, n, all, col, cols, j0, t, tile);
                 continue;
@@ -138,18 +104,16 @@ static void second_product(const struct pair *q, const float *t, size_t rows, si
                            size_t panel, float *acc)
 {
     const struct plan_pair *p = &q->p;
-    size_t col = panel * PACK_N, k = n * p->r, cols = least(PACK_N, p->ns - col);
+    size_t col = panel * PACK_N, k = n * p->r, cols = mem_least(PACK_N, p->ns - col);
     struct epilogue e = {.start = i0 ? acc + col : NULL, .lds = p->ns};
-    count(q, rows, k, cols);
+    pair_count(q, rows, k, cols);
     q->k->panel[q->second->dtype](t, k, rows, panel_at(q->second, panel, i0 * p->r), k, acc + col,
                                   p->ns, cols, &e);
 }
 
-/* Sums (j, row, s) of a block of j to their places in whole rows. */
-static void spread(const struct pair *q, const float *acc, size_t rows, size_t j0, size_t n,
-                   float *out)
+void pair_spread(const struct plan_pair *p, const float *acc, size_t rows, size_t j0, size_t n,
+                 float *out)
 {
-    const struct plan_pair *p = &q->p;
     size_t cols = p->nf * p->ns;
     for (size_t j = j0; j < j0 + n; j++)
         for (size_t row = 0; row < rows; row++, acc += p->ns) {
@@ -162,7 +126,7 @@ static void spread(const struct pair *q, const float *acc, size_t rows, size_t j
         }
 }
 
-static void finish(const struct pair *q, float *out, size_t row0, size_t rows)
+void pair_finish(const struct pair *q, float *out, size_t row0, size_t rows)
 {
     for (size_t r = 0; r < rows; r++)
         contract_finish_row(q->call, q->s, q->k, out + r * q->p.nf * q->p.ns, row0 + r);
@@ -170,18 +134,11 @@ static void finish(const struct pair *q, float *out, size_t row0, size_t rows)
 
 /* ---- blocks ---- */
 
-static size_t j_block(const struct plan_pair *p, size_t rows)
-{
-    if (!p->by_output) return p->nf;
-    size_t n = p->block / (rows * p->ms * p->r) / p->j_step * p->j_step;
-    return n < p->j_step ? p->j_step : least(n, p->nf);
-}
-
 static size_t i_block(const struct plan_pair *p, size_t rows)
 {
     if (p->by_output) return p->ms;
     size_t n = p->block / (rows * p->nf * p->r);
-    return n < 1 ? 1 : least(n, p->ms);
+    return n < 1 ? 1 : mem_least(n, p->ms);
 }
 
 /* Both products for n values of j from j0. */
@@ -191,13 +148,13 @@ static void block_of_j(const struct pair *q, const struct area *a, float *out, s
     const struct plan_pair *p = &q->p;
     size_t ib = i_block(p, rows);
     for (size_t i0 = 0; i0 < p->ms; i0 += ib) {
-        size_t ni = least(ib, p->ms - i0), all = rows * ni;
+        size_t ni = mem_least(ib, p->ms - i0), all = rows * ni;
         first_product(q, a->x + i0 * rows * p->mf, 0, all, all, j0 * p->r, (j0 + n) * p->r, a->t,
                       a->tile);
         for (size_t panel = 0; panel < packed_panels(p->ns); panel++)
             second_product(q, a->t, n * rows, i0, ni, panel, a->acc);
     }
-    spread(q, a->acc, rows, j0, n, out);
+    pair_spread(p, a->acc, rows, j0, n, out);
 }
 
 /* ---- threads with rows of their own ---- */
@@ -206,13 +163,13 @@ static void run_chunks(void *arg, size_t begin, size_t end, int worker)
 {
     const struct pair *q = arg;
     for (size_t c = begin; c < end; c++) {
-        size_t row0 = c * q->rows, rows = least(q->rows, q->call->rows - row0);
-        size_t jb = j_block(&q->p, rows);
-        struct area a = carve(q, worker_scratch(q, worker), rows, q->p.block);
+        size_t row0 = c * q->rows, rows = mem_least(q->rows, q->call->rows - row0);
+        size_t jb = pair_j_block(&q->p, rows);
+        struct area a = carve(q, pair_worker_scratch(q, worker), rows, q->p.block);
         gather(q, row0, rows, i_block(&q->p, rows), a.x);
         for (size_t j0 = 0; j0 < q->p.nf; j0 += jb)
-            block_of_j(q, &a, a.out, rows, j0, least(jb, q->p.nf - j0));
-        finish(q, a.out, row0, rows);
+            block_of_j(q, &a, a.out, rows, j0, mem_least(jb, q->p.nf - j0));
+        pair_finish(q, a.out, row0, rows);
     }
 }
 
@@ -228,11 +185,11 @@ static void run_blocks(void *arg, size_t begin, size_t end, int worker)
 {
     const struct shared *h = arg;
     const struct pair *q = h->q;
-    struct area a = carve(q, worker_scratch(q, worker), h->rows, q->p.block);
+    struct area a = carve(q, pair_worker_scratch(q, worker), h->rows, q->p.block);
     a.x = h->a.x;
     for (size_t b = begin; b < end; b++) {
         size_t j0 = b * h->block;
-        block_of_j(q, &a, h->a.out, h->rows, j0, least(h->block, q->p.nf - j0));
+        block_of_j(q, &a, h->a.out, h->rows, j0, mem_least(h->block, q->p.nf - j0));
     }
 }
 
@@ -240,17 +197,16 @@ static void finish_rows(void *arg, size_t begin, size_t end, int worker)
 {
     (void)worker;
     const struct shared *h = arg;
-    finish(h->q, h->a.out + begin * h->q->p.nf * h->q->p.ns, h->row0 + begin, end - begin);
+    pair_finish(h->q, h->a.out + begin * h->q->p.nf * h->q->p.ns, h->row0 + begin, end - begin);
 }
 
 static void by_blocks(const struct pair *q, const struct compute *c)
 {
-    size_t threads = (size_t)pool_threads(c->pool), step = q->p.j_step;
+    size_t threads = (size_t)pool_threads(c->pool);
     for (size_t row0 = 0; row0 < q->call->rows; row0 += q->rows) {
-        struct shared h = {.q = q, .row0 = row0, .rows = least(q->rows, q->call->rows - row0)};
-        size_t even = (q->p.nf + 2 * threads - 1) / (2 * threads);
+        struct shared h = {.q = q, .row0 = row0, .rows = mem_least(q->rows, q->call->rows - row0)};
         h.a = carve(q, q->call->scratch, h.rows, q->p.block);
-        h.block = least(j_block(&q->p, h.rows), mem_round_up(even, step));
+        h.block = pair_j_share(&q->p, h.rows, threads);
         gather(q, row0, h.rows, q->p.ms, h.a.x);
         pool_for(c->pool, (q->p.nf + h.block - 1) / h.block, 1, run_blocks, &h);
         pool_for(c->pool, h.rows, 8, finish_rows, &h);
@@ -268,7 +224,7 @@ static void run_first(void *arg, size_t begin, size_t end, int worker)
     (void)worker;
     for (size_t b = begin; b < end; b++) { /* t is whole: a panel may begin within a j */
         size_t col = b * PACK_N, j0 = col / q->p.r;
-        first_product(q, h->a.x, 0, all, all, col, least(col + PACK_N, cols),
+        first_product(q, h->a.x, 0, all, all, col, mem_least(col + PACK_N, cols),
                       h->a.t + j0 * all * q->p.r, tile);
     }
 }
@@ -282,7 +238,7 @@ static void run_second(void *arg, size_t begin, size_t end, int worker)
     (void)worker;
     for (size_t b = begin; b < end; b++) {
         size_t row = b % blocks * h->block;
-        second_product(q, h->a.t + row * k, least(h->block, rows - row), 0, q->p.ms, b / blocks,
+        second_product(q, h->a.t + row * k, mem_least(h->block, rows - row), 0, q->p.ms, b / blocks,
                        h->a.acc + row * q->p.ns);
     }
 }
@@ -298,15 +254,15 @@ static void by_panels(const struct pair *q, const struct compute *c)
     gather(q, 0, h.rows, p->ms, h.a.x);
     pool_for(c->pool, packed_panels(p->nf * p->r), 1, run_first, &h);
     pool_for(c->pool, panels * ((rows + h.block - 1) / h.block), 1, run_second, &h);
-    spread(q, h.a.acc, h.rows, 0, p->nf, h.a.out);
-    finish(q, h.a.out, 0, h.rows);
+    pair_spread(p, h.a.acc, h.rows, 0, p->nf, h.a.out);
+    pair_finish(q, h.a.out, 0, h.rows);
 }
 
 void contract_pair_apply(const struct ttm_held *h, const struct ttm_plan *plan,
                          const struct ttm_shape *s, const struct compute *c,
                          const struct ttm_call *call)
 {
-    struct pair q = {.plan = plan, .s = s, .k = c->k, .call = call};
+    struct pair q = {.worker_floats = plan->worker_floats, .s = s, .k = c->k, .call = call};
     size_t threads = (size_t)pool_threads(c->pool);
     plan_pair(&q.p, plan, s);
     q.first = &h->group[0];
@@ -320,12 +276,11 @@ void contract_pair_apply(const struct ttm_held *h, const struct ttm_plan *plan,
             by_blocks(&q, c);
         return;
     }
-    size_t share = (call->rows + threads - 1) / threads, rounds = (share + q.p.rows - 1) / q.p.rows;
     if (threads > 1 && q.p.by_output && call->rows < threads * q.p.rows) {
         q.rows = q.p.rows;
         by_blocks(&q, c);
         return;
     }
-    q.rows = (share + rounds - 1) / rounds;
+    q.rows = pair_share(&q, threads);
     pool_for(c->pool, (call->rows + q.rows - 1) / q.rows, 1, run_chunks, &q);
 }

@@ -61,6 +61,14 @@ void contract_finish_row(const struct ttm_call *call, const struct ttm_shape *s,
 void contract_pair_apply(const struct ttm_held *h, const struct ttm_plan *p,
                          const struct ttm_shape *s, const struct compute *c,
                          const struct ttm_call *call);
+void contract_int8_apply(const struct ttm_held *h, const struct ttm_plan *p,
+                         const struct ttm_shape *s, const struct compute *c,
+                         const struct ttm_call *call);
+
+/* contract_scratch_floats -- of a CONTRACT plan with groups of type t, for a pool of `threads`. */
+size_t contract_scratch_floats(const struct ttm_plan *p, const struct ttm_shape *s, enum dtype t,
+                               int threads);
+size_t contract_int8_worker_floats(const struct ttm_plan *p, const struct ttm_shape *s);
 void contract_apply(const struct ttm_held *h, const struct ttm_plan *p, const struct ttm_shape *s,
                     const struct compute *c, const struct ttm_call *call);
 

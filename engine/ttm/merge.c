@@ -77,21 +77,9 @@ int merge_group(float *dst, const struct ttm *w, int first, int last, struct mer
 int merge_pack(struct packed *out, const float *src, enum dtype t, size_t k, size_t n,
                const char *what, struct err *err)
 {
+    const struct pack_source from = {.data = src, .dtype = DTYPE_F32};
     int rc = packed_init(out, t, k, n, what, err);
-    if (rc) return rc;
-    if (t == DTYPE_F32) {
-        packed_fill(out, src, 0, 0, packed_panels(n));
-        return 0;
-    }
-    void *narrow = NULL;
-    size_t bytes = k * n * dtype_size(t);
-    rc = mem_map(&narrow, bytes, what, err);
-    if (rc) {
-        packed_release(out);
-        return rc;
-    }
-    dtype_from_f32(narrow, t, src, k * n);
-    packed_fill(out, narrow, 0, 0, packed_panels(n));
-    mem_unmap(narrow, bytes);
-    return 0;
+    if (rc || packed_fill(out, &from, 0, packed_panels(n))) return rc;
+    packed_release(out);
+    return err_set(err, ERR_INVALID, "%s: its cores multiply to a number that is not finite", what);
 }

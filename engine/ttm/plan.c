@@ -196,6 +196,17 @@ void plan_pair(struct plan_pair *out, const struct ttm_plan *p, const struct ttm
     out->block = out->rows * least > PAIR_BLOCK_FLOATS ? out->rows * least : PAIR_BLOCK_FLOATS;
 }
 
+void plan_pair_int8(struct plan_pair *out, const struct ttm_plan *p, const struct ttm_shape *s)
+{
+    plan_pair(out, p, s);
+    size_t least = out->ms * out->r * out->j_step;
+    out->by_output = true;
+    out->rows = PAIR_MOST_FLOATS / least;
+    if (out->rows > PAIR_ROWS) out->rows = PAIR_ROWS;
+    if (out->rows < 1) out->rows = 1;
+    out->block = out->rows * least > PAIR_BLOCK_FLOATS ? out->rows * least : PAIR_BLOCK_FLOATS;
+}
+
 /* Rows of x and of the result, sums, t, and a block of rows times a panel. */
 size_t plan_pair_worker_floats(const struct plan_pair *p)
 {
@@ -216,6 +227,7 @@ static void finish_contract(struct ttm_plan *p, const struct ttm_shape *s)
     for (int i = 0; i < st.n; i++) {
         p->mults_per_row += (uint64_t)st.step[i].rows * st.step[i].k * st.step[i].n;
         p->packed_floats += st.step[i].k * mem_round_up(st.step[i].n, PACK_N);
+        p->packed_columns += mem_round_up(st.step[i].n, PACK_N);
         if (st.step[i].rows < fewest) fewest = st.step[i].rows;
     }
     size_t chunk = CHUNK_FLOATS / st.max_floats, least = (CHUNK_MIN_ROWS + fewest - 1) / fewest;
@@ -275,7 +287,8 @@ static void finish_dense(struct ttm_plan *p, const struct ttm_shape *s)
 {
     p->mults_per_row = (uint64_t)ttm_shape_dense(s);
     p->resident_floats = ttm_shape_dense(s);
-    p->packed_floats = packed_panels((size_t)s->out) * PACK_N * (size_t)s->in;
+    p->packed_columns = packed_panels((size_t)s->out) * PACK_N;
+    p->packed_floats = p->packed_columns * (size_t)s->in;
     if (p->method == TTM_RESIDENT) return;
     int first[3] = {0, p->split, s->d};
     struct plan_chain c;
@@ -293,7 +306,7 @@ int ttm_plan_finish(struct ttm_plan *p, const struct ttm_shape *s, const char *w
                     struct err *err)
 {
     p->mults_per_row = p->mults_per_call = 0;
-    p->chunk_rows = p->worker_floats = p->packed_floats = 0;
+    p->chunk_rows = p->worker_floats = p->packed_floats = p->packed_columns = 0;
     if (p->method == TTM_CONTRACT) {
         int rc = check_groups(p, s, what, err);
         if (!rc) finish_contract(p, s);

@@ -36,6 +36,7 @@ struct ttm_plan {
     uint64_t mults_per_call; /* REBUILD: those of one rebuild */
     size_t resident_floats;  /* elements that this plan needs resident */
     size_t packed_floats;    /* the same as laid out, columns in multiples of PACK_N */
+    size_t packed_columns;   /* columns of what is laid out; I8 has 8 bytes more for each */
     size_t chunk_rows;       /* CONTRACT: rows that go through all steps together */
     size_t worker_floats;    /* scratch of each compute thread */
 };
@@ -91,6 +92,8 @@ void ttm_plan_steps(struct ttm_steps *out, const struct ttm_plan *p, const struc
 struct ttm_rates {
     double flops_few,
         flops_many;     /* operations/s (2 per multiplication) at 1 row, >= TTM_MANY_ROWS */
+    double flops_f32;   /* the same as flops_many, of F32 weights: what a rebuild computes
+                           with; 0 = flops_many */
     double dram, cache; /* bytes/s */
     double overhead_s;  /* per matrix product */
     size_t cache_bytes; /* weights of a step that fit in it are read at cache speed */
@@ -106,7 +109,7 @@ extern const struct ttm_rates ttm_rates_ideal;
 struct ttm_workload {
     size_t rows[TTM_ROLES];  /* rows of a typical call in each role, >= 1 */
     double share[TTM_ROLES]; /* how many calls of each role there are, relatively, >= 0 */
-    enum dtype dtype;        /* of resident weights: F32, F16 or BF16 */
+    enum dtype dtype;        /* of resident weights: F32, F16, BF16 or I8 */
     int layers;              /* layers like this one that a step goes through, >= 1 */
     size_t other_bytes;      /* weights that the rest of a step reads: they share the cache */
     size_t budget_bytes;     /* resident bytes allowed for the plans of this layer; 0 = no limit */
@@ -118,6 +121,9 @@ struct ttm_workload {
 /* ttm_plan_seconds -- predicted time of one call with `rows` rows under a finished plan. */
 double ttm_plan_seconds(const struct ttm_plan *p, const struct ttm_shape *s, size_t rows,
                         const struct ttm_workload *w, const struct ttm_rates *m);
+
+/* ttm_dense_bytes -- of a dense layer's weights, as they are laid out. */
+size_t ttm_dense_bytes(const struct ttm_shape *s, enum dtype t);
 
 /* ttm_plan_bytes -- resident bytes of a plan; of both roles' plans together, which share what is
  * the same in both. */

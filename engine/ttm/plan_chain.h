@@ -40,6 +40,14 @@ struct plan_pair {
 void plan_pair(struct plan_pair *out, const struct ttm_plan *p, const struct ttm_shape *s);
 size_t plan_pair_worker_floats(const struct plan_pair *p);
 
+/* The same for 8-bit groups (contract_int8.c): always by output, since a row of t is quantised as a whole;
+ * `block` then has at most pair_int8_rows() rows (j, row) of ms * r floats. */
+void plan_pair_int8(struct plan_pair *out, const struct ttm_plan *p, const struct ttm_shape *s);
+static inline size_t pair_int8_rows(const struct plan_pair *p)
+{
+    return p->block / (p->ms * p->r);
+}
+
 /* How a rebuild is cut up: W is made in blocks of `cols` columns, each from tiles: for some left input
  * indices and the left output indices that the block touches, tile_rows pairs of them at most, a
  * (pairs, rank) x (rank, width) product, width = m_right * n_right. */

@@ -45,7 +45,7 @@ static void keep_front(struct front *f)
 /* Less than the dense matrix takes, as long as any pair does; else that. */
 static void drop_dense(struct front *f, const struct ttm_shape *s, enum dtype t)
 {
-    size_t dense = packed_panels((size_t)s->out) * PACK_N * (size_t)s->in * dtype_size(t), kept = 0;
+    size_t dense = ttm_dense_bytes(s, t), kept = 0;
     int less = 0;
     for (int i = 0; i < f->n; i++)
         less += f->list[i].bytes < dense;

@@ -38,6 +38,7 @@ double plan_step_seconds(const struct ttm_step *st, size_t rows, size_t element,
     double all = (double)rows * (double)st->rows;
     double moved = st->in.identity || !moves ? 0 : 8 * all * (double)st->k / m->cache;
     double activations = 4 * all * (double)(st->k + st->n) / m->cache;
+    if (element == 1) activations += 4 * all * (double)st->k / m->cache; /* quantised */
     return moved + activations +
            product_seconds(all, st->k, st->n, element, cached ? m->cache : m->dram, m);
 }
@@ -70,16 +71,29 @@ double ttm_plan_seconds(const struct ttm_plan *p, const struct ttm_shape *s, siz
     if (p->method == TTM_RESIDENT)
         return product_seconds((double)rows, in, out, dtype_size(w->dtype),
                                cached ? m->cache : m->dram, m);
-    double made = 2 * (double)p->mults_per_call / m->flops_many;
+    struct ttm_rates f32 = *m;
+    if (m->flops_f32 > 0) f32.flops_many = m->flops_f32;
+    if (f32.flops_few > f32.flops_many) f32.flops_few = f32.flops_many;
+    double made = 2 * (double)p->mults_per_call / f32.flops_many;
     double weights = (double)ttm_plan_bytes(p, w->dtype) / (cached ? m->cache : m->dram);
     double w_bytes = 4 * (double)in * (double)out; /* to a tile, to a block, and into the product */
     return fmax(made, weights) + 3 * w_bytes / m->cache +
-           product_seconds((double)rows, in, out, 4, m->cache, m);
+           product_seconds((double)rows, in, out, 4, m->cache, &f32);
 }
 
 size_t ttm_plan_bytes(const struct ttm_plan *p, enum dtype t)
 {
-    return p->packed_floats * (p->method == TTM_REBUILD ? 4 : dtype_size(t));
+    if (p->method == TTM_REBUILD) return p->packed_floats * sizeof(float);
+    return p->packed_floats * dtype_size(t) +
+           (t == DTYPE_I8 ? p->packed_columns * (sizeof(float) + sizeof(int32_t)) : 0);
+}
+
+size_t ttm_dense_bytes(const struct ttm_shape *s, enum dtype t)
+{
+    size_t columns = packed_panels((size_t)s->out) * PACK_N;
+    struct ttm_plan p = {.method = TTM_RESIDENT, .packed_floats = columns * (size_t)s->in};
+    p.packed_columns = columns;
+    return ttm_plan_bytes(&p, t);
 }
 
 size_t ttm_plan_pair_bytes(const struct ttm_plan plan[TTM_ROLES], enum dtype t)

@@ -22,7 +22,7 @@
 struct measured {
     const struct compute *c;
     const float *x;
-    float *y;
+    float *y, *scratch;
 };
 
 /* Seconds of one product of `rows` rows; the best of what fits in the budget, at least two. */
@@ -31,7 +31,7 @@ static double seconds(const struct measured *q, const struct packed *w, size_t r
     uint64_t best = UINT64_MAX, begun = clock_ns(), now = begun;
     for (int i = 0; i < 2 || (i < 100 && now - begun < BUDGET_NS); i++) {
         uint64_t t0 = clock_ns();
-        matmul(q->c, q->x, w->k, rows, w, q->y, w->n, NULL);
+        matmul_any(q->c, q->x, w->k, rows, w, q->y, w->n, NULL, q->scratch);
         now = clock_ns();
         if (now - t0 < best) best = now - t0;
     }
@@ -50,9 +50,7 @@ static size_t cache_size(const struct measured *q, const struct packed *large, d
 {
     size_t bytes = LEAST_CACHE;
     for (size_t n = large->n / 16; n < large->n; n *= 2) {
-        struct packed part = *large;
-        part.n = n;
-        part.bytes = n * part.k * sizeof(float);
+        struct packed part = packed_columns(large, 0, n);
         double rate = (double)part.bytes / seconds(q, &part, 1);
         if (rate * rate < cache * dram) break; /* the geometric mean: rates differ by factors */
         bytes = part.bytes;
@@ -60,35 +58,59 @@ static size_t cache_size(const struct measured *q, const struct packed *large, d
     return bytes;
 }
 
-int ttm_rates_measure(struct ttm_rates *out, const struct compute *c, struct err *err)
+struct matrices {
+    struct packed tiny, small, large, wide;
+};
+
+/* `wide` is SMALL in F32, for types that compute in another way. */
+static int make_matrices(struct matrices *m, enum dtype t, struct err *err)
 {
-    struct packed tiny = {0}, small = {0}, large = {0};
-    size_t floats = MANY * SMALL_K + LARGE_K;
-    float *x = mem_calloc(floats, sizeof *x), *y = mem_calloc(floats, sizeof *y);
-    int rc = packed_init(&tiny, DTYPE_F32, PACK_N, TINY_N, "measuring products", err);
-    if (!rc) rc = packed_init(&small, DTYPE_F32, SMALL_K, SMALL_N, "measuring products", err);
-    if (!rc) rc = packed_init(&large, DTYPE_F32, LARGE_K, LARGE_N, "measuring memory", err);
+    size_t large_n = LARGE_N * sizeof(float) / dtype_size(t); /* of the same bytes in every type */
+    int rc = packed_init(&m->tiny, t, PACK_N, TINY_N, "measuring products", err);
+    if (!rc) rc = packed_init(&m->small, t, SMALL_K, SMALL_N, "measuring products", err);
+    if (!rc) rc = packed_init(&m->wide, DTYPE_F32, SMALL_K, SMALL_N, "measuring products", err);
+    if (!rc) rc = packed_init(&m->large, t, LARGE_K, large_n, "measuring memory", err);
+    if (rc) return rc;
+    fill(m->small.data, m->small.bytes);
+    fill(m->wide.data, m->wide.bytes);
+    fill(m->large.data, m->large.bytes);
+    return 0;
+}
+
+static void measure(struct ttm_rates *out, const struct measured *q, const struct matrices *m)
+{
+    double one = seconds(q, &m->small, 1), overhead = seconds(q, &m->tiny, 1);
+    double ops = 2.0 * SMALL_K * SMALL_N;
+    *out = (struct ttm_rates){.flops_few = ops / one,
+                              .flops_many = ops * MANY / seconds(q, &m->small, MANY),
+                              .cache = (double)m->small.bytes / one,
+                              .dram = (double)m->large.bytes / seconds(q, &m->large, 1),
+                              .overhead_s = overhead,
+                              .lanes = PACK_N};
+    if (out->flops_many < out->flops_few) out->flops_many = out->flops_few;
+    if (out->cache < out->dram) out->cache = out->dram;
+    out->flops_f32 = out->flops_many;
+    if (m->small.dtype == DTYPE_I8) out->flops_f32 = ops * MANY / seconds(q, &m->wide, MANY);
+    out->cache_bytes = cache_size(q, &m->large, out->cache, out->dram);
+}
+
+int ttm_rates_measure(struct ttm_rates *out, enum dtype t, const struct compute *c, struct err *err)
+{
+    struct matrices m = {0};
+    size_t in = MANY * SMALL_K + LARGE_K, y = MANY * SMALL_N + 4 * LARGE_N;
+    size_t scratch = quantised_floats(MANY, LARGE_K);
+    void *memory = NULL;
+    size_t bytes = (in + y + scratch) * sizeof(float);
+    int rc = mem_map(&memory, bytes, "measuring products", err);
+    if (!rc) rc = make_matrices(&m, t, err);
     if (!rc) {
-        fill(x, floats * sizeof *x);
-        fill(small.data, small.bytes);
-        fill(large.data, large.bytes);
-        struct measured q = {.c = c, .x = x, .y = y};
-        double one = seconds(&q, &small, 1), overhead = seconds(&q, &tiny, 1);
-        double ops = 2.0 * SMALL_K * SMALL_N;
-        *out = (struct ttm_rates){.flops_few = ops / one,
-                                  .flops_many = ops * MANY / seconds(&q, &small, MANY),
-                                  .cache = (double)small.bytes / one,
-                                  .dram = (double)large.bytes / seconds(&q, &large, 1),
-                                  .overhead_s = overhead,
-                                  .lanes = PACK_N};
-        if (out->flops_many < out->flops_few) out->flops_many = out->flops_few;
-        if (out->cache < out->dram) out->cache = out->dram;
-        out->cache_bytes = cache_size(&q, &large, out->cache, out->dram);
+        float *x = memory;
+        fill(x, in * sizeof *x);
+        measure(out, &(struct measured){c, x, x + in, x + in + y}, &m);
     }
-    if (tiny.data) packed_release(&tiny);
-    if (small.data) packed_release(&small);
-    if (large.data) packed_release(&large);
-    free(x);
-    free(y);
+    struct packed *all[] = {&m.tiny, &m.small, &m.large, &m.wide};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        if (all[i]->data) packed_release(all[i]);
+    mem_unmap(memory, bytes);
     return rc;
 }

@@ -11,7 +11,7 @@
 
 #include "engine/base/paths.h"
 
-#define HEADER "ttmd rates 1\n"
+#define HEADER "ttmd rates 2\n"
 #define MAX_BYTES 4096
 #define MAX_CACHE 0x1p40
 
@@ -21,6 +21,7 @@ static const struct {
 } fields[] = {
     {"flops_few", offsetof(struct ttm_rates, flops_few)},
     {"flops_many", offsetof(struct ttm_rates, flops_many)},
+    {"flops_f32", offsetof(struct ttm_rates, flops_f32)},
     {"dram", offsetof(struct ttm_rates, dram)},
     {"cache", offsetof(struct ttm_rates, cache)},
     {"overhead_s", offsetof(struct ttm_rates, overhead_s)},
@@ -101,28 +102,29 @@ static void store(const struct ttm_rates *r, const char *path, const char *machi
     buf_release(&text);
 }
 
-void ttm_rates_machine(struct buf *out, const struct cpu *cpu, const struct compute *c)
+void ttm_rates_machine(struct buf *out, const struct cpu *cpu, const struct compute *c,
+                       enum dtype t)
 {
     for (const char *p = cpu->model; *p;
          p++) /* it comes from the system, but it is one line here */
         buf_putc(out, *p == '\n' ? ' ' : *p);
-    buf_printf(out, ", %s, %d threads", c->k->name, pool_threads(c->pool));
+    buf_printf(out, ", %s, %d threads, %s", c->k->name, pool_threads(c->pool), dtype_name(t));
 }
 
-bool ttm_rates_path(struct buf *out, const struct compute *c)
+bool ttm_rates_path(struct buf *out, const struct compute *c, enum dtype t)
 {
     char name[64];
-    snprintf(name, sizeof name, "rates-%s-%d", c->k->name, pool_threads(c->pool));
+    snprintf(name, sizeof name, "rates-%s-%d-%s", c->k->name, pool_threads(c->pool), dtype_name(t));
     return paths_cache(out, name);
 }
 
-int ttm_rates_get(struct ttm_rates *out, const struct compute *c, const char *path,
+int ttm_rates_get(struct ttm_rates *out, enum dtype t, const struct compute *c, const char *path,
                   const char *machine, bool *found, struct err *err)
 {
     bool there = path && load(out, path, machine);
     if (found) *found = there;
     if (there) return 0;
-    int rc = ttm_rates_measure(out, c, err);
+    int rc = ttm_rates_measure(out, t, c, err);
     if (rc == 0 && path) store(out, path, machine);
     return rc;
 }

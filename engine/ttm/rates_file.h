@@ -7,8 +7,8 @@
 /* The machine's rates, kept in a small text file from one start to the next: a start takes no time
  * for measuring, and plans, hence the last bits of answers, stay what they were.
  *
- *     ttmd rates 1
- *     machine AMD EPYC, avx512, 2 threads
+ *     ttmd rates 2
+ *     machine AMD EPYC, avx512, 2 threads, F32
  *     flops_few 4.2e+10
  *     ...
  */
@@ -16,6 +16,7 @@
 /* ttm_rates_get -- read the file, or measure and write it.
  *
  *   path     NULL = measure and keep nothing
+ *   t        of the weights
  *   machine  what the rates belong to, one line: a file of another machine is measured anew
  *   found    set to whether the file had them; may be NULL
  *
@@ -23,14 +24,15 @@
  * written if that is possible.
  * Errors  those of ttm_rates_measure().
  */
-int ttm_rates_get(struct ttm_rates *out, const struct compute *c, const char *path,
+int ttm_rates_get(struct ttm_rates *out, enum dtype t, const struct compute *c, const char *path,
                   const char *machine, bool *found, struct err *err);
 
-/* ttm_rates_machine -- append what rates belong to: "AMD EPYC, avx512, 2 threads".
- * ttm_rates_path -- append where they are kept by default: rates-avx512-2 in the user's cache; false
+/* ttm_rates_machine -- append what rates of weights of type t belong to: "AMD EPYC, avx512, 2 threads, F32".
+ * ttm_rates_path -- append where they are kept by default: rates-avx512-2-F32 in the user's cache; false
  * when there is no such place (paths.h). */
-void ttm_rates_machine(struct buf *out, const struct cpu *cpu, const struct compute *c);
-bool ttm_rates_path(struct buf *out, const struct compute *c);
+void ttm_rates_machine(struct buf *out, const struct cpu *cpu, const struct compute *c,
+                       enum dtype t);
+bool ttm_rates_path(struct buf *out, const struct compute *c, enum dtype t);
 
 /* ttm_rates_parse -- the contents of such a file; for ttm_rates_get(), tests and the fuzzer.
  * Errors  ERR_INVALID: another machine, a missing, unknown or impossible value. *out untouched. */

@@ -103,6 +103,21 @@ static int hold_single(struct ttm_held *h, const struct ttm *w, enum dtype t, co
     return rc;
 }
 
+/* A packed F32 matrix as one of another type. Panels are row-major matrices of PACK_N columns. */
+static int narrow(struct packed *out, const struct packed *wide, enum dtype t, const char *what,
+                  struct err *err)
+{
+    int rc = packed_init(out, t, wide->k, wide->n, what, err);
+    for (size_t p = 0; !rc && p < packed_panels(wide->n); p++) {
+        struct packed one = packed_columns(out, p, PACK_N), from = packed_columns(wide, p, PACK_N);
+        const struct pack_source src = {.data = from.data, .dtype = DTYPE_F32};
+        if (!packed_fill(&one, &src, 0, 1))
+            rc = err_set(err, ERR_INVALID, "%s: its cores multiply to a number that is not finite",
+                         what);
+    }
+    return rc;
+}
+
 static int hold_dense(struct ttm_held *h, const struct ttm *w, const struct ttm_plan *p,
                       enum dtype t, const struct compute *c, const char *what, struct err *err)
 {
@@ -122,9 +137,7 @@ static int hold_dense(struct ttm_held *h, const struct ttm *w, const struct ttm_
         h->dense = wide;
         memset(&wide, 0, sizeof wide);
     } else {
-        rc = packed_init(&h->dense, t, wide.k, wide.n, what, err);
-        if (!rc) /* the layouts are the same, element by element */
-            dtype_from_f32(h->dense.data, t, wide.data, packed_panels(wide.n) * PACK_N * wide.k);
+        rc = narrow(&h->dense, &wide, t, what, err);
     }
     packed_release(&h->right); /* the factors are done with */
     mem_unmap(h->left, h->left_bytes);
@@ -150,9 +163,9 @@ int ttm_linear_new(struct ttm_linear **out, const struct ttm *w,
 {
     int rc = ttm_shape_check(&w->shape, what, err);
     if (rc) return rc;
-    if (dtype != DTYPE_F32 && dtype != DTYPE_F16 && dtype != DTYPE_BF16)
-        return err_set(err, ERR_INVALID, "%s: weights of type %s, expected F32, F16 or BF16", what,
-                       dtype_name(dtype));
+    if (dtype != DTYPE_F32 && dtype != DTYPE_F16 && dtype != DTYPE_BF16 && dtype != DTYPE_I8)
+        return err_set(err, ERR_INVALID, "%s: weights of type %s, expected F32, F16, BF16 or I8",
+                       what, dtype_name(dtype));
     struct ttm_linear *l = mem_calloc(1, sizeof *l);
     l->shape = w->shape;
     l->dtype = dtype;
@@ -203,7 +216,7 @@ size_t ttm_linear_bytes(const struct ttm_linear *l)
 static void apply_dense(const struct packed *w, const struct compute *c,
                         const struct ttm_call *call)
 {
-    matmul(c, call->x, call->ldx, call->rows, w, call->y, call->ldy, call->e);
+    matmul_any(c, call->x, call->ldx, call->rows, w, call->y, call->ldy, call->e, call->scratch);
     if (call->mults)
         __atomic_fetch_add(call->mults, (uint64_t)call->rows * w->k * w->n, __ATOMIC_RELAXED);
 }
@@ -240,9 +253,21 @@ void ttm_linear_apply(const struct ttm_linear *l, const struct compute *c, size_
     ttm_linear_apply_role(l, TTM_PREFILL, c, &call);
 }
 
+static size_t role_scratch(const struct ttm_linear *l, enum ttm_role role, size_t rows)
+{
+    const struct ttm_plan *p = &l->plan[role];
+    if (!rows) return 0;
+    if (p->method == TTM_CONTRACT)
+        return contract_scratch_floats(p, &l->shape, l->dtype, l->threads);
+    size_t floats = ttm_plan_scratch(p, l->threads);
+    if (p->method == TTM_RESIDENT)
+        floats += matmul_scratch_floats(&l->held[l->held_of[role]].dense, rows);
+    return floats;
+}
+
 size_t ttm_linear_scratch_floats(const struct ttm_linear *l, size_t max_decode, size_t max_prefill)
 {
-    size_t d = max_decode ? ttm_plan_scratch(&l->plan[TTM_DECODE], l->threads) : 0;
-    size_t p = max_prefill ? ttm_plan_scratch(&l->plan[TTM_PREFILL], l->threads) : 0;
+    size_t d = role_scratch(l, TTM_DECODE, max_decode);
+    size_t p = role_scratch(l, TTM_PREFILL, max_prefill);
     return d > p ? d : p;
 }

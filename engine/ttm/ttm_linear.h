@@ -14,11 +14,11 @@ struct ttm_linear;
  *
  *   w      cores; borrowed during the call
  *   plan   finished by ttm_plan_role(), ttm_plan_layer() or ttm_plan_finish() for w->shape
- *   dtype  of resident weights: F32, F16 or BF16; a rebuild keeps its factors in F32
+ *   dtype  of resident weights: F32, F16, BF16 or I8; a rebuild keeps its factors in F32
  *   c      computes the resident W now; calls of ttm_linear_apply() may use at most its threads
  *
  * Errors  ERR_NOMEM naming `what` and the bytes; ERR_INVALID for a plan of another shape or a dtype
- *         that is not among the three. *out untouched.
+ *         that is not among the four. *out untouched.
  */
 int ttm_linear_new(struct ttm_linear **out, const struct ttm *w,
                    const struct ttm_plan plan[TTM_ROLES], enum dtype dtype, const struct compute *c,
@@ -37,6 +37,7 @@ size_t ttm_linear_bytes(const struct ttm_linear *l); /* resident, as allocated *
  *   e        NULL = plain product; e->residual may be y
  *   scratch  >= ttm_linear_scratch_floats() for these numbers of rows, 64-byte aligned; borrowed
  *
+ * Rows of products with I8 weights are quantised one by one, also those between the groups of a contraction.
  * A row's result is a function of that row, the weights and the role's plan alone, bit for bit;
  * a rebuild with F32 gives the bits of a resident F32 W that was made with the same split.
  *
@@ -64,9 +65,10 @@ struct ttm_call {
 void ttm_linear_apply_role(const struct ttm_linear *l, enum ttm_role role, const struct compute *c,
                            const struct ttm_call *call);
 
-/* ttm_rates_measure -- this machine's rates for the planner, with the kernels and threads of `c`, in
- * under 200 ms. Errors  ERR_NOMEM (64 MiB are needed for the memory's rate).
+/* ttm_rates_measure -- this machine's rates for the planner, for weights of type t (F32, F16, BF16 or I8), with
+ * the kernels and threads of `c`, in under 200 ms. Errors  ERR_NOMEM (64 MiB are needed for the memory's rate).
  * Thread  the pool's owner. */
-int ttm_rates_measure(struct ttm_rates *out, const struct compute *c, struct err *err);
+int ttm_rates_measure(struct ttm_rates *out, enum dtype t, const struct compute *c,
+                      struct err *err);
 
 #endif

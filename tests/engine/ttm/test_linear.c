@@ -154,10 +154,11 @@ static void apply_shape(struct draw *d, const struct compute *c, const struct tt
 
 static void one_layer(struct draw *d, const struct compute *c, size_t rows)
 {
-    static const enum dtype types[] = {DTYPE_F32, DTYPE_F32, DTYPE_F32, DTYPE_BF16, DTYPE_F16};
+    static const enum dtype types[] = {DTYPE_F32, DTYPE_F32,  DTYPE_F32,
+                                       DTYPE_I8,  DTYPE_BF16, DTYPE_F16};
     struct ttm_shape s = draw_shape(d, 300, 9);
     struct ttm_plan p = draw_plan(d, &s);
-    apply_shape(d, c, &s, &p, rows, types[draw_int(d, 0, 4)]);
+    apply_shape(d, c, &s, &p, rows, types[draw_int(d, 0, 5)]);
 }
 
 START_TEST(any_plan_is_the_dense_matrix)
@@ -195,7 +196,8 @@ START_TEST(larger_ranks)
                                      .split = m == 4 ? 1 : s.d - 1,
                                      .first = {0, m & 1 ? 1 : s.d - 1, s.d},
                                      .order = {m & 2 ? 1 : 0, m & 2 ? 0 : 1}};
-                apply_shape(&d, &c, &s, &p, rows[(i + k + (size_t)m) % 6], DTYPE_F32);
+                apply_shape(&d, &c, &s, &p, rows[(i + k + (size_t)m) % 6],
+                            m < 4 && (i + k) % 2 ? DTYPE_I8 : DTYPE_F32);
             }
         }
     pool_free(c.pool);
@@ -214,7 +216,8 @@ START_TEST(rows_do_not_see_each_other)
         draw_ttm(&d, &w, &s);
         size_t decode = (size_t)draw_int(&d, 0, 40), prefill = (size_t)draw_int(&d, 0, 90);
         size_t in = (size_t)s.in, out = (size_t)s.out, rows = decode + prefill;
-        struct ttm_linear *l = linear(&w, draw_plan(&d, &s), draw_plan(&d, &s), DTYPE_F32, &many);
+        struct ttm_linear *l = linear(&w, draw_plan(&d, &s), draw_plan(&d, &s),
+                                      round % 2 ? DTYPE_I8 : DTYPE_F32, &many);
         float *x = draw_floats(&d, rows * in), *y = draw_floats(&d, rows * out);
         float *res = draw_floats(&d, rows * out), *row = draw_floats(&d, out);
         float *bias = draw_floats(&d, out);
@@ -277,7 +280,7 @@ START_TEST(a_real_layer)
     struct ttm_rates m;
     struct err e = {0};
     uint64_t t0 = clock_ns();
-    ck_assert_msg(!ttm_rates_measure(&m, &c, &e), "%s", e.msg);
+    ck_assert_msg(!ttm_rates_measure(&m, DTYPE_F32, &c, &e), "%s", e.msg);
     printf(
         "rates: %.1f / %.1f GFLOP/s, %.1f / %.1f GB/s (cache %zu), %.1f us a product; in %.0f ms\n",
         m.flops_few * 1e-9, m.flops_many * 1e-9, m.dram * 1e-9, m.cache * 1e-9, m.cache_bytes,
@@ -322,8 +325,8 @@ START_TEST(refusals)
     ck_assert_int_eq(ttm_linear_new(&l, &w, plan, DTYPE_F32, &c, "h.2.mlp.c_fc", &e), ERR_INVALID);
     ck_assert_str_eq(e.msg, "h.2.mlp.c_fc: cannot split 3 cores at 5");
     plan[1] = ok;
-    ck_assert_int_eq(ttm_linear_new(&l, &w, plan, DTYPE_I8, &c, "h.2.mlp.c_fc", &f), ERR_INVALID);
-    ck_assert_str_eq(f.msg, "h.2.mlp.c_fc: weights of type I8, expected F32, F16 or BF16");
+    ck_assert_int_eq(ttm_linear_new(&l, &w, plan, DTYPE_F64, &c, "h.2.mlp.c_fc", &f), ERR_INVALID);
+    ck_assert_str_eq(f.msg, "h.2.mlp.c_fc: weights of type F64, expected F32, F16, BF16 or I8");
     ck_assert_ptr_null(l);
     ttm_linear_free(NULL);
     ttm_release(&w);

@@ -12,6 +12,7 @@
 
 static const struct ttm_rates some = {.flops_few = 4.25e10,
                                       .flops_many = 2.0 / 3 * 1e11,
+                                      .flops_f32 = 2.0 / 7 * 1e11,
                                       .dram = 2.5e10,
                                       .cache = 9.1e10,
                                       .overhead_s = 2.2e-6,
@@ -25,7 +26,8 @@ START_TEST(round_trip)
     struct ttm_rates r;
     ttm_rates_format(&some, HERE, &b);
     ck_assert_int_eq(ttm_rates_parse(&r, b.data, b.len, HERE, NULL), 0);
-    ck_assert(r.flops_few == some.flops_few && r.flops_many == some.flops_many);
+    ck_assert(r.flops_few == some.flops_few && r.flops_many == some.flops_many &&
+              r.flops_f32 == some.flops_f32);
     ck_assert(r.dram == some.dram && r.cache == some.cache && r.overhead_s == some.overhead_s);
     ck_assert_uint_eq(r.cache_bytes, some.cache_bytes);
     ck_assert_uint_eq(r.lanes, some.lanes);
@@ -64,13 +66,13 @@ START_TEST(kept_between_starts)
     struct ttm_rates first, second;
     bool found = true;
     char *path = mem_strdup(path_join(temp_dir(), "a/b/rates"));
-    ck_assert_int_eq(ttm_rates_get(&first, &c, path, HERE, &found, NULL), 0);
+    ck_assert_int_eq(ttm_rates_get(&first, DTYPE_I8, &c, path, HERE, &found, NULL), 0);
     ck_assert(!found);
-    ck_assert_int_eq(ttm_rates_get(&second, &c, path, HERE, &found, NULL), 0);
+    ck_assert_int_eq(ttm_rates_get(&second, DTYPE_I8, &c, path, HERE, &found, NULL), 0);
     ck_assert(found && first.flops_few == second.flops_few);
-    ck_assert_int_eq(ttm_rates_get(&second, &c, path, "other", &found, NULL), 0);
+    ck_assert_int_eq(ttm_rates_get(&second, DTYPE_I8, &c, path, "other", &found, NULL), 0);
     ck_assert(!found); /* and now it is the other's */
-    ck_assert_int_eq(ttm_rates_get(&second, &c, path, "other", &found, NULL), 0);
+    ck_assert_int_eq(ttm_rates_get(&second, DTYPE_I8, &c, path, "other", &found, NULL), 0);
     ck_assert(found);
     free(path);
 }
@@ -81,13 +83,15 @@ START_TEST(no_place_is_no_error)
     struct compute c = {.k = kernels_scalar()};
     struct ttm_rates r;
     bool found = true;
-    ck_assert_int_eq(ttm_rates_get(&r, &c, "/proc/nowhere/rates", HERE, &found, NULL), 0);
+    ck_assert_int_eq(ttm_rates_get(&r, DTYPE_F32, &c, "/proc/nowhere/rates", HERE, &found, NULL),
+                     0);
     ck_assert(!found && r.flops_few > 0);
-    ck_assert_int_eq(ttm_rates_get(&r, &c, NULL, HERE, &found, NULL), 0);
+    ck_assert_int_eq(ttm_rates_get(&r, DTYPE_F32, &c, NULL, HERE, &found, NULL), 0);
     ck_assert(!found && r.flops_few > 0);
     const char *fifo = path_join(temp_dir(), "fifo");
     ck_assert_int_eq(mkfifo(fifo, 0600), 0);
-    ck_assert_int_eq(ttm_rates_get(&r, &c, fifo, HERE, &found, NULL), 0); /* does not block */
+    ck_assert_int_eq(ttm_rates_get(&r, DTYPE_F32, &c, fifo, HERE, &found, NULL),
+                     0); /* does not block */
     ck_assert(!found);
 }
 END_TEST
