@@ -5,6 +5,7 @@
  *
  * The binder is also the guard of config.json: a size is believed only when a tensor has it, before
  * anything of that size is allocated. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +26,8 @@ struct binder {
     struct entry *entries; /* (n) by key; owned */
     size_t n;
     struct weight_fills *fills;
+    enum gpt2_dtype dtype;
+    size_t elements_of[DTYPE_COUNT]; /* of the matrices, as they will be held */
     struct err *err;
 };
 
@@ -66,30 +69,69 @@ static void shape_text(char *out, size_t size, const size_t *shape, int n)
     if (at < size) snprintf(out + at, size - at, "]");
 }
 
-/* The tensor of `key`, checked to be a float tensor of (d0) or, with d1 > 0, (d0, d1). */
-static int take(struct binder *b, const char *key, size_t d0, size_t d1,
+static int check_shape(struct binder *b, const struct st_tensor *t, size_t d0, size_t d1)
+{
+    size_t want[2] = {d0, d1};
+    int n = d1 ? 2 : 1;
+    if (t->n_dims == n && memcmp(t->shape, want, (size_t)n * sizeof *want) == 0) return 0;
+    char found[ST_MAX_DIMS * 24], expected[64];
+    shape_text(found, sizeof found, t->shape, t->n_dims);
+    shape_text(expected, sizeof expected, want, n);
+    return err_set(b->err, ERR_INVALID, "%s: tensor %s has shape %s, expected %s", t->file, t->name,
+                   found, expected);
+}
+
+/* What a tensor may hold. */
+enum numbers { FLOATS, FLOATS_OR_I8 };
+
+/* The tensor of `key`, checked to be one of (d0) or, with d1 > 0, (d0, d1). */
+static int take(struct binder *b, const char *key, size_t d0, size_t d1, enum numbers may,
                 const struct st_tensor **out)
 {
     struct entry *e = find(b, key);
     if (!e) return err_set(b->err, ERR_MISSING, "tensor %s is missing from the checkpoint", key);
     const struct st_tensor *t = e->tensor;
-    if (t->dtype != DTYPE_F32 && t->dtype != DTYPE_F16 && t->dtype != DTYPE_BF16)
-        return err_set(b->err, ERR_UNSUPPORTED,
-                       "%s: tensor %s has dtype %s, expected F32, F16 or BF16", t->file, t->name,
-                       dtype_name(t->dtype));
-    size_t want[2] = {d0, d1};
-    int n = d1 ? 2 : 1;
-    if (t->n_dims != n || memcmp(t->shape, want, (size_t)n * sizeof *want) != 0) {
-        char found[ST_MAX_DIMS * 24], expected[64];
-        shape_text(found, sizeof found, t->shape, t->n_dims);
-        shape_text(expected, sizeof expected, want, n);
-        return err_set(b->err, ERR_INVALID, "%s: tensor %s has shape %s, expected %s", t->file,
-                       t->name, found, expected);
-    }
+    bool wide = t->dtype == DTYPE_F32 || t->dtype == DTYPE_F16 || t->dtype == DTYPE_BF16;
+    if (!wide && !(may == FLOATS_OR_I8 && t->dtype == DTYPE_I8))
+        return err_set(b->err, ERR_UNSUPPORTED, "%s: tensor %s has dtype %s, expected %s", t->file,
+                       t->name, dtype_name(t->dtype),
+                       may == FLOATS ? "F32, F16 or BF16" : "F32, F16, BF16 or I8");
+    int rc = check_shape(b, t, d0, d1);
+    if (rc) return rc;
     e->used = true;
     b->m->n_params += t->elements;
     *out = t;
     return 0;
+}
+
+/* The scales of an I8 matrix, one for each of its n outputs; *out NULL for another type. */
+static int take_scale(struct binder *b, const struct st_tensor *t, size_t n,
+                      const struct st_tensor **out)
+{
+    char key[192];
+    *out = NULL;
+    if (t->dtype != DTYPE_I8) return 0;
+    snprintf(key, sizeof key, "%s_scale", ttm_tensors_key(t->name));
+    struct entry *e = find(b, key);
+    if (!e)
+        return err_set(b->err, ERR_MISSING, "%s: tensor %s is I8, but %s is missing", t->file,
+                       t->name, key);
+    const struct st_tensor *s = e->tensor;
+    if (s->dtype != DTYPE_F32)
+        return err_set(b->err, ERR_UNSUPPORTED, "%s: tensor %s has dtype %s, expected F32", s->file,
+                       s->name, dtype_name(s->dtype));
+    int rc = check_shape(b, s, n, 0);
+    for (size_t i = 0; !rc && i < n; i++) {
+        float x;
+        memcpy(&x, (const char *)s->data + i * sizeof x, sizeof x);
+        if (!isfinite(x) || x < 0)
+            rc = err_set(b->err, ERR_INVALID,
+                         "%s: tensor %s has %g at [%zu], expected a finite number of 0 or more",
+                         s->file, s->name, (double)x, i);
+    }
+    e->used = true;
+    *out = s;
+    return rc;
 }
 
 static void push(struct binder *b, struct weight_fill f)
@@ -108,7 +150,7 @@ static int bind_vector(struct binder *b, const char *prefix, const char *name, s
     char key[128];
     const struct st_tensor *t;
     snprintf(key, sizeof key, "%s%s", prefix, name);
-    int rc = take(b, key, n, 0, &t);
+    int rc = take(b, key, n, 0, FLOATS, &t);
     if (rc) return rc;
     *out = mem_alloc(n * sizeof **out);
     b->m->weight_bytes += n * sizeof **out;
@@ -116,14 +158,27 @@ static int bind_vector(struct binder *b, const char *prefix, const char *name, s
     return 0;
 }
 
+/* What a matrix of type t is held as. */
+static enum dtype held_as(enum gpt2_dtype wanted, enum dtype t)
+{
+    static const enum dtype of[] = {
+        [GPT2_F32] = DTYPE_F32, [GPT2_BF16] = DTYPE_BF16, [GPT2_INT8] = DTYPE_I8};
+    return wanted == GPT2_AUTO ? t : of[wanted];
+}
+
 static int pack_tensor(struct binder *b, const struct st_tensor *t, struct packed *out,
                        int transposed)
 {
     size_t k = t->shape[transposed ? 1 : 0], n = t->shape[transposed ? 0 : 1];
-    int rc = packed_init(out, t->dtype, k, n, t->name, b->err);
+    const struct st_tensor *scale;
+    enum dtype held = held_as(b->dtype, t->dtype);
+    int rc = take_scale(b, t, n, &scale);
+    if (!rc) rc = packed_init(out, held, k, n, t->name, b->err);
     if (rc) return rc;
     b->m->weight_bytes += out->bytes;
-    push(b, (struct weight_fill){.tensor = t, .packed = out, .transposed = transposed});
+    b->elements_of[held] += t->elements;
+    push(b, (struct weight_fill){
+                .tensor = t, .scale = scale, .packed = out, .transposed = transposed});
     return 0;
 }
 
@@ -162,7 +217,7 @@ static int bind_source(struct binder *b, const char *prefix, struct linear *l)
         push_ttm(b, l, prefix, &cores);
         return 0;
     }
-    rc = take(b, key, l->in, l->out, &t);
+    rc = take(b, key, l->in, l->out, FLOATS_OR_I8, &t);
     if (rc) return rc;
     l->kind = LINEAR_DENSE;
     return pack_tensor(b, t, &l->dense, 0);
@@ -219,6 +274,17 @@ static int bind_layers(struct binder *b)
     return 0;
 }
 
+/* Are two matrices of one shape the same weights? The scales of I8 ones may differ alone. */
+static bool same_matrix(const struct binder *b, const struct st_tensor *x,
+                        const struct st_tensor *y)
+{
+    if (x->dtype != y->dtype || memcmp(x->data, y->data, x->bytes) != 0) return false;
+    if (x->dtype != DTYPE_I8) return true;
+    const struct entry *p = find(b, "wte.weight_scale"), *q = find(b, "lm_head.weight_scale");
+    return p && q && p->tensor->bytes == q->tensor->bytes &&
+           memcmp(p->tensor->data, q->tensor->data, p->tensor->bytes) == 0;
+}
+
 /* Token embedding, LM head, positions. A checkpoint may hold lm_head.weight although it is tied; with
  * tie_word_embeddings true Hugging Face overwrites it by wte, whatever it says. */
 static int bind_ends(struct binder *b)
@@ -227,19 +293,19 @@ static int bind_ends(struct binder *b)
     size_t v = (size_t)m->cfg.vocab_size, c = (size_t)m->cfg.n_embd;
     size_t p = (size_t)m->cfg.n_positions;
     const struct st_tensor *wte, *head = NULL, *wpe;
-    int rc = take(b, "wte.weight", v, c, &wte);
-    if (!rc && find(b, "lm_head.weight")) rc = take(b, "lm_head.weight", v, c, &head);
+    int rc = take(b, "wte.weight", v, c, FLOATS_OR_I8, &wte);
+    if (!rc && find(b, "lm_head.weight")) rc = take(b, "lm_head.weight", v, c, FLOATS_OR_I8, &head);
     if (!rc && !head && !m->cfg.tie_word_embeddings)
         rc = err_set(b->err, ERR_MISSING,
                      "tensor lm_head.weight is missing from the checkpoint: config.json has "
                      "\"tie_word_embeddings\" false");
     if (rc) return rc;
-    m->tied = !head || m->cfg.tie_word_embeddings ||
-              (head->dtype == wte->dtype && memcmp(head->data, wte->data, wte->bytes) == 0);
+    m->tied = !head || m->cfg.tie_word_embeddings || same_matrix(b, head, wte);
     if (m->tied && head) m->n_params -= head->elements;
     rc = pack_tensor(b, m->tied ? wte : head, &m->head, 1);
     if (!rc && !m->tied) rc = pack_tensor(b, wte, &m->wte, 1);
-    if (!rc) rc = take(b, "wpe.weight", p, c, &wpe);
+    b->fills->ttm_dtype = held_as(b->dtype, wte->dtype == DTYPE_I8 ? DTYPE_I8 : DTYPE_F32);
+    if (!rc) rc = take(b, "wpe.weight", p, c, FLOATS, &wpe);
     if (rc) return rc;
     size_t bytes = wpe->elements * sizeof(float);
     void *map;
@@ -267,6 +333,11 @@ static int check_unused(const struct binder *b)
     const struct gpt2_config *c = &b->m->cfg;
     for (size_t i = 0; i < b->n; i++) {
         const struct entry *e = &b->entries[i];
+        if (!e->used && strcmp(e->key, "score.weight") == 0)
+            return err_set(b->err, ERR_UNSUPPORTED,
+                           "%s: tensor %s is the head of a classifier, which has learnt labels and "
+                           "not to go on with texts; `ttm eval --task` evaluates it",
+                           e->tensor->file, e->tensor->name);
         if (!e->used && !is_buffer(e->key))
             return err_set(b->err, ERR_INVALID, "%s: tensor %s is not part of a GPT-2 of %d layers",
                            e->tensor->file, e->tensor->name, c->n_layer);
@@ -274,14 +345,16 @@ static int check_unused(const struct binder *b)
     return 0;
 }
 
-int weights_bind(struct gpt2 *m, const struct st_set *st, struct weight_fills *fills,
-                 struct err *err)
+int weights_bind(struct gpt2 *m, const struct st_set *st, const struct gpt2_options *o,
+                 struct weight_fills *fills, struct err *err)
 {
-    struct binder b = {.m = m, .st = st, .fills = fills, .err = err};
+    struct binder b = {.m = m, .st = st, .fills = fills, .dtype = o->dtype, .err = err};
     int rc = index_keys(&b, st);
     if (!rc) rc = bind_ends(&b);
     if (!rc) rc = bind_layers(&b);
     if (!rc) rc = check_unused(&b);
+    for (int t = 0; t < DTYPE_COUNT; t++)
+        if (b.elements_of[t] > b.elements_of[m->dtype]) m->dtype = (enum dtype)t;
     free(b.entries);
     return rc;
 }

@@ -14,7 +14,7 @@
  * All the rest is row by row, by kernels whose result for a row does not depend on its neighbours: so
  * neither chunking, nor batching, nor the number of threads changes a bit. That is why keys and
  * values always travel through the store, also those of the same step: a prompt in one piece reads
- * back exactly what a prompt in two pieces does, F16 rounding included.
+ * back exactly what a prompt in two pieces does, rounding to F16 or int8 included.
  *
  * Scratch is carved once per step; nothing is allocated. */
 #include <string.h>
@@ -143,7 +143,6 @@ static size_t count_rows(const struct gpt2 *m, const struct gpt2_step *in)
     BUG_ON(in->n_decode < 0 || in->n_decode > in->n_seqs);
     for (int i = 0; i < in->n_seqs; i++) {
         check_seq(m, &in->seqs[i]);
-        BUG_ON(i < in->n_decode && in->seqs[i].n != 1);
         t += (size_t)in->seqs[i].n;
     }
     return t;
@@ -238,8 +237,8 @@ static void put_rows(const struct step *s, size_t row, size_t n)
         char *tile = (char *)kv->base + block * kv->block_bytes + kv_offset(s, h);
         const float *k = s->wide + row * 3 * c + c + h * d;
         for (size_t r = 0; r < n; r++, k += 3 * c)
-            s->c->k->kv_put[kv->dtype](tile, tile + kv->k_tile_bytes,
-                                       s->row_pos[row + r] % KV_BLOCK, kv->d, k, k + c);
+            s->c->k->kv_put[kv_slot(kv->dtype)](tile, tile + kv->k_tile_bytes,
+                                                s->row_pos[row + r] % KV_BLOCK, kv->d, k, k + c);
     }
 }
 
@@ -279,9 +278,10 @@ static void attend_task(void *arg, size_t begin, size_t end, int worker)
             .block_bytes = kv->block_bytes,
             .k_offset = k_offset,
             .v_offset = k_offset + kv->k_tile_bytes,
+            .int8 = s->c->k->int8,
             .scratch = s->attend + (size_t)worker * s->attend_floats,
         };
-        s->c->k->attend[kv->dtype](&a);
+        s->c->k->attend[kv_slot(kv->dtype)](&a);
     }
 }
 
@@ -327,7 +327,8 @@ void gpt2_forward(const struct gpt2 *m, const struct compute *c, const struct kv
     struct step s = {.m = m, .c = c, .kv = kv, .in = in, .x = hidden};
     s.t = count_rows(m, in);
     if (s.t == 0) return;
-    s.rows.n_decode = (size_t)in->n_decode;
+    for (int i = 0; i < in->n_decode; i++)
+        s.rows.n_decode += (size_t)in->seqs[i].n;
     s.rows.n_prefill = s.t - s.rows.n_decode;
     carve(&s, scratch);
     lay_out(&s);
@@ -345,10 +346,21 @@ void gpt2_logits(const struct gpt2 *m, const struct compute *c, const float *hid
     size_t ch = (size_t)m->cfg.n_embd, v = (size_t)m->cfg.vocab_size;
     const float *x = hidden;
     if (n < 1) return;
+    if (m->head.dtype == DTYPE_I8) {
+        struct int8_rows q = quantise_rows(c, hidden, ch, rows, (size_t)n, ch, scratch);
+        matmul_int8(c, &q, (size_t)n, &m->head, logits, v, NULL);
+        return;
+    }
     if (rows) {
         for (int i = 0; i < n; i++)
             memcpy(scratch + (size_t)i * ch, hidden + (size_t)rows[i] * ch, ch * sizeof(float));
         x = scratch;
     }
     matmul(c, x, ch, (size_t)n, &m->head, logits, v, NULL);
+}
+
+size_t gpt2_logits_floats(const struct gpt2 *m, int n)
+{
+    size_t c = (size_t)m->cfg.n_embd;
+    return max_size((size_t)n * c, matmul_scratch_floats(&m->head, (size_t)n));
 }

@@ -13,12 +13,13 @@ void linear_apply(const struct linear *l, const struct compute *c, struct linear
     if (l->kind == LINEAR_TTM)
         ttm_linear_apply(l->ttm, c, rows.n_decode, rows.n_prefill, x, ldx, y, ldy, &e, scratch);
     else
-        matmul(c, x, ldx, rows.n_decode + rows.n_prefill, &l->dense, y, ldy, &e);
+        matmul_any(c, x, ldx, rows.n_decode + rows.n_prefill, &l->dense, y, ldy, &e, scratch);
 }
 
 size_t linear_scratch_floats(const struct linear *l, struct linear_rows max_rows)
 {
-    if (l->kind == LINEAR_DENSE) return 0;
+    if (l->kind == LINEAR_DENSE)
+        return matmul_scratch_floats(&l->dense, max_rows.n_decode + max_rows.n_prefill);
     return ttm_linear_scratch_floats(l->ttm, max_rows.n_decode, max_rows.n_prefill);
 }
 

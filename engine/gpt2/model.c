@@ -5,16 +5,18 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine/base/mem.h"
 #include "engine/gpt2/weights.h"
 
-static enum dtype largest_dtype(const struct st_set *st)
+int gpt2_dtype_parse(const char *name)
 {
-    const struct st_tensor *best = st_at(st, 0);
-    for (size_t i = 1; i < st_count(st); i++)
-        if (st_at(st, i)->elements > best->elements) best = st_at(st, i);
-    return best->dtype;
+    static const char *const names[] = {
+        [GPT2_AUTO] = "auto", [GPT2_F32] = "f32", [GPT2_BF16] = "bf16", [GPT2_INT8] = "int8"};
+    for (int i = 0; name && i < (int)(sizeof names / sizeof *names); i++)
+        if (strcmp(names[i], name) == 0) return i;
+    return name ? -1 : GPT2_AUTO;
 }
 
 static float attn_scale(const struct gpt2_config *c, int layer)
@@ -47,15 +49,13 @@ int gpt2_open_with(struct gpt2 **out, const char *dir, const struct compute *c,
     struct weight_fills fills = {0};
     int rc = gpt2_config_load(&m->cfg, dir, err);
     if (!rc) rc = st_open(&st, dir, err);
-    if (!rc) rc = weights_bind(m, st, &fills, err);
+    if (!rc) rc = weights_bind(m, st, o, &fills, err);
     if (!rc) rc = weights_fill(&fills, c, o, err);
     if (!rc) rc = weights_make_ttm(m, &fills, c, o, err);
-    if (!rc) {
-        m->file_dtype = largest_dtype(st);
-        for (int i = 0; i < m->cfg.n_layer; i++)
-            m->layers[i].attn_scale = attn_scale(&m->cfg, i);
-    }
+    for (int i = 0; !rc && i < m->cfg.n_layer; i++)
+        m->layers[i].attn_scale = attn_scale(&m->cfg, i);
     weight_fills_release(&fills);
+    rc = st_verify(st, rc, err);
     st_close(st);
     if (rc)
         gpt2_close(m);

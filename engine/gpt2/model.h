@@ -32,10 +32,11 @@ struct gpt2 {
     float *ln_f_weight, *ln_f_bias; /* (C) f32, owned */
     struct packed head;             /* (C, V): LM head; when tied also the token embedding */
     bool tied;
-    struct packed wte;     /* (C, V) packed token embedding when untied, else empty */
-    enum dtype file_dtype; /* of the largest tensor in the file, for /v1/models */
-    struct gpt2_ttm *ttm;  /* (n_ttm) owned */
+    struct packed wte;    /* (C, V) packed token embedding when untied, else empty */
+    enum dtype dtype;     /* of most weights, as they are held */
+    struct gpt2_ttm *ttm; /* (n_ttm) owned */
     int n_ttm;
+    enum dtype ttm_dtype;    /* that their groups are held in */
     int ttm_rows[TTM_ROLES]; /* the rows of a call that they are planned for */
     size_t n_params;         /* stored parameters, a tied head counted once */
     size_t n_params_rounded; /* the same after exact rounding of TTM ranks */
@@ -46,8 +47,17 @@ struct gpt2 {
 /* Progress of loading: fraction 0..1; may be called from the calling thread only. */
 typedef void gpt2_progress(void *arg, double fraction);
 
+/* Number format of the matrices: as the file has them (AUTO), or all converted to one. Vectors, positions
+ * and sums are f32 in every format; TTM layers are held in F32 by AUTO, unless the token embedding of the
+ * file is I8. */
+enum gpt2_dtype { GPT2_AUTO, GPT2_F32, GPT2_BF16, GPT2_INT8 };
+
+/* gpt2_dtype_parse -- "auto", "f32", "bf16", "int8" (NULL = auto) -> enum gpt2_dtype; -1 for another text. */
+int gpt2_dtype_parse(const char *name);
+
 /* How to load. Zero everything for the defaults. */
 struct gpt2_options {
+    enum gpt2_dtype dtype;
     unsigned ttm_methods; /* 1u << enum ttm_method each; 0 = automatic: the fastest within memory */
     size_t
         memory_budget_bytes; /* for all weights; 0 = TTM layers keep less than dense ones would */
@@ -64,7 +74,8 @@ struct gpt2_options {
  *   c  used for packing in parallel; gpt2_forward() may use no more threads than it has
  *   o  borrowed during the call; NULL = the defaults
  *
- * Any linear layer may be a TTM: cores in place of its weight (ttm_tensors.h), a bias or none.
+ * Any linear layer may be a TTM: cores in place of its weight (ttm_tensors.h), a bias or none. Matrices are
+ * F32, F16, BF16, or I8 with a scale for every output, NAME_scale F32.
  * Tensor names are taken with or without `module.` and `transformer.`; `attn.bias` and
  * `attn.masked_bias` buffers are skipped; lm_head.weight absent or equal to wte = tied. Any other
  * unknown tensor, a missing one, or a wrong shape or dtype is refused by name.
@@ -91,8 +102,8 @@ struct gpt2_seq {
 typedef void gpt2_tap(void *arg, int layer, const char *what, const float *data, size_t rows,
                       size_t cols);
 
-/* A step: the first n_decode sequences hold one generated token each (TTM_DECODE), the others
- * pieces of prompts (TTM_PREFILL). */
+/* A step: the first n_decode sequences hold generated tokens, and guesses at more (TTM_DECODE), the
+ * others pieces of prompts (TTM_PREFILL). */
 struct gpt2_step {
     const struct gpt2_seq *seqs;
     int n_seqs;
@@ -117,9 +128,10 @@ size_t gpt2_scratch_floats(const struct gpt2 *m, int max_tokens, int threads);
  *
  *   rows     (n) row numbers of hidden; NULL = 0..n-1
  *   logits   (n, V) f32, overwritten; V floats per row, no padding
- *   scratch  >= n * C floats, 64-byte aligned
+ *   scratch  >= gpt2_logits_floats(m, n), 64-byte aligned
  */
 void gpt2_logits(const struct gpt2 *m, const struct compute *c, const float *hidden,
                  const int32_t *rows, int n, float *logits, float *scratch);
+size_t gpt2_logits_floats(const struct gpt2 *m, int n);
 
 #endif

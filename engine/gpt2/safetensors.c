@@ -4,7 +4,9 @@
  * tile the data section exactly; with that, overlap, holes and truncation are one comparison each
  * after sorting.
  *
- * The file is mapped, not read: packing reads each byte once, and a copy would double the memory.
+ * The file is mapped, not read: packing reads each byte once, and a copy would double the memory. What somebody
+ * writes into the file meanwhile is read, too, and where the file has become shorter zeros are (see fault.h): none
+ * of it can be noticed while it is read, so st_verify() asks afterwards.
  *
  * Invariants after st_open(): tensors are sorted by file and offset, by_name by name without equals,
  * data + bytes lies inside the mapping of `file`. */
@@ -15,9 +17,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "engine/base/buf.h"
+#include "engine/base/fault.h"
 #include "engine/base/mem.h"
 #include "engine/gpt2/dir_file.h"
 
@@ -31,6 +35,10 @@ struct st_file {
     const char *map; /* owned when mapped, else borrowed */
     size_t len;
     bool mapped;
+    /* when mapped: */
+    struct fault_range *range;
+    int fd;
+    struct timespec written; /* when it was last, when it was opened */
 };
 
 struct st_set {
@@ -222,6 +230,33 @@ static struct st_file *add_file(struct st_set *s, const char *name)
     return f;
 }
 
+/* Takes fd when it succeeds. */
+static int map_bytes(struct st_file *f, int fd, size_t len, const char *dir, struct err *err)
+{
+    struct stat st;
+    struct fault_range *range;
+    if (fstat(fd, &st))
+        return err_set(err, ERR_IO, "cannot stat %s/%s: %s", dir, f->name, strerror(errno));
+    void *p = mmap(NULL, len, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (p == MAP_FAILED)
+        return err_set(err, ERR_IO, "cannot map %s/%s (%zu bytes): %s", dir, f->name, len,
+                       strerror(errno));
+    int rc = fault_watch(&range, p, len, err);
+    if (rc) {
+        munmap(p, len);
+        return rc;
+    }
+    madvise(p, len, MADV_WILLNEED);
+    *f = (struct st_file){.name = f->name,
+                          .map = p,
+                          .len = len,
+                          .mapped = true,
+                          .range = range,
+                          .fd = fd,
+                          .written = st.st_mtim};
+    return 0;
+}
+
 static int map_file(struct st_set *s, const char *dir, const char *name, struct err *err)
 {
     int fd;
@@ -229,20 +264,38 @@ static int map_file(struct st_set *s, const char *dir, const char *name, struct 
     int rc = dir_file_open(dir, name, &fd, &len, err);
     if (rc) return rc;
     struct st_file *f = add_file(s, name);
-    if (len) {
-        void *p = mmap(NULL, len, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (p == MAP_FAILED) {
-            rc = err_set(err, ERR_IO, "cannot map %s/%s (%zu bytes): %s", dir, name, len,
-                         strerror(errno));
-        } else {
-            f->map = p;
-            f->len = len;
-            f->mapped = true;
-            madvise(p, len, MADV_WILLNEED);
-        }
-    }
-    close(fd);
+    if (len) rc = map_bytes(f, fd, len, dir, err);
+    if (rc || !len) close(fd);
     return rc ? rc : parse_file(s, f, err);
+}
+
+static void unmap_file(struct st_file *f)
+{
+    if (!f->mapped) return;
+    fault_release(f->range);
+    munmap((void *)f->map, f->len);
+    close(f->fd);
+}
+
+static bool has_changed(const struct st_file *f)
+{
+    struct stat st;
+    if (!f->mapped) return false;
+    return fault_broken(f->range) || fstat(f->fd, &st) || (size_t)st.st_size != f->len ||
+           st.st_mtim.tv_sec != f->written.tv_sec || st.st_mtim.tv_nsec != f->written.tv_nsec;
+}
+
+int st_verify(const struct st_set *s, int rc, struct err *err)
+{
+    for (size_t i = 0; s && i < s->n_files; i++) {
+        if (!has_changed(&s->files[i])) continue;
+        if (err) *err = (struct err){0}; /* what came of it is no news */
+        return err_set(err, ERR_INVALID,
+                       "%s changed while it was read: expected a file that stays as it is (move "
+                       "the new one into its place)",
+                       s->files[i].name);
+    }
+    return rc;
 }
 
 /* ---- the set ---- */
@@ -359,6 +412,7 @@ int st_open(struct st_set **out, const char *dir, struct err *err)
                          ? ": its pytorch_model.bin must be converted to safetensors first"
                          : "");
     }
+    rc = st_verify(s, rc, err);
     if (rc)
         st_close(s);
     else
@@ -387,7 +441,7 @@ void st_close(struct st_set *s)
     for (size_t i = 0; i < s->n; i++)
         free((char *)s->tensors[i].name);
     for (size_t i = 0; i < s->n_files; i++) {
-        if (s->files[i].mapped) munmap((void *)s->files[i].map, s->files[i].len);
+        unmap_file(&s->files[i]);
         free(s->files[i].name);
     }
     free(s->files);

@@ -35,6 +35,14 @@ struct st_set;
 int st_open(struct st_set **out, const char *dir, struct err *err);
 void st_close(struct st_set *s); /* s may be NULL */
 
+/* st_verify -- once the data have been read: were they the file's? rc, what came of the reading, is returned
+ * again unless a file was written to since st_open(); then that is the error, also in place of one that err has.
+ * Reading never ends the process: where a file has become shorter, its data are zeros. s may be NULL.
+ *
+ * Errors  ERR_INVALID, naming the file.
+ */
+int st_verify(const struct st_set *s, int rc, struct err *err);
+
 size_t st_count(const struct st_set *s);
 const struct st_tensor *st_at(const struct st_set *s, size_t i);           /* in file order */
 const struct st_tensor *st_find(const struct st_set *s, const char *name); /* NULL if absent */

@@ -12,6 +12,7 @@
 /* One copy to make: a tensor into a vector widened to f32, or into a packed matrix. */
 struct weight_fill {
     const struct st_tensor *tensor; /* borrowed */
+    const struct st_tensor *scale;  /* of an I8 matrix, else NULL; borrowed */
     float *vector;                  /* borrowed; NULL for a matrix */
     struct packed *packed;          /* borrowed */
     int transposed;                 /* the tensor is (N, K) */
@@ -29,17 +30,19 @@ struct weight_fills {
     size_t n, cap;
     struct weight_ttm *ttm; /* (n_ttm) owned */
     size_t n_ttm, cap_ttm;
+    enum dtype ttm_dtype; /* that they are to be held in */
 };
 void weight_fills_release(struct weight_fills *f);
 
 /* weights_bind -- allocate the weights of m (m->cfg is set, the rest zero) and list the copies.
  *
  *   st   borrowed until weights_fill() is done
+ *   o    the number format is what matters here
  *
  * Errors  ERR_MISSING, ERR_INVALID, ERR_UNSUPPORTED, ERR_NOMEM, by tensor name; m may be partly
  *         allocated then and is to be closed. */
-int weights_bind(struct gpt2 *m, const struct st_set *st, struct weight_fills *fills,
-                 struct err *err);
+int weights_bind(struct gpt2 *m, const struct st_set *st, const struct gpt2_options *o,
+                 struct weight_fills *fills, struct err *err);
 
 /* weights_fill -- make the copies, split over the pool, tensor by tensor.
  * Errors  ERR_INVALID naming a tensor with a NaN or an infinity, and where it is. */

@@ -2,8 +2,9 @@
  *
  * Rounding to the exact ranks costs nothing but time here and is lossless, so that it is always done:
  * the ranks that checkpoints of the paper's kind store on the right are larger than what they span.
- * What is kept resident is F32 whatever the file has: merged cores are products, and rounding them
- * again would make a score depend on the plan that this machine happens to prefer. */
+ * What is kept resident is F32 whatever floating-point type the file has, unless another is asked for:
+ * merged cores are products, and rounding them again makes a score depend on the plan that this machine
+ * happens to prefer. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -40,7 +41,7 @@ static void set_workload(struct ttm_making *t)
         t->shapes[i] = *stored;
         ttm_shape_cap_exact(&t->shapes[i]);
         t->names[i] = t->fills->ttm[i].name;
-        t->work[i] = (struct ttm_workload){.dtype = DTYPE_F32,
+        t->work[i] = (struct ttm_workload){.dtype = t->fills->ttm_dtype,
                                            .share = {DECODE_SHARE, 1},
                                            .layers = (int)n,
                                            .other_bytes = t->m->weight_bytes,
@@ -65,9 +66,10 @@ static int get_rates(struct ttm_making *t, const struct compute *c, struct err *
         t->rates = *t->o->rates;
         return 0;
     }
-    ttm_rates_machine(&machine, t->o->cpu ? t->o->cpu : &any, c);
-    if (file && strcmp(file, "auto") == 0) file = ttm_rates_path(&path, c) ? path.data : NULL;
-    int rc = ttm_rates_get(&t->rates, c, file, machine.data, NULL, err);
+    enum dtype held = t->fills->ttm_dtype;
+    ttm_rates_machine(&machine, t->o->cpu ? t->o->cpu : &any, c, held);
+    if (file && strcmp(file, "auto") == 0) file = ttm_rates_path(&path, c, held) ? path.data : NULL;
+    int rc = ttm_rates_get(&t->rates, held, c, file, machine.data, NULL, err);
     buf_release(&machine);
     buf_release(&path);
     return rc;
@@ -115,8 +117,8 @@ static int make_layer(const struct ttm_making *t, size_t i, const struct compute
     int rc = t->errs[i].code;
     if (rc) *err = t->errs[i];
     if (!rc)
-        rc = ttm_linear_new(&f->linear->ttm, &t->rounded[i], t->plans[i], DTYPE_F32, c, f->name,
-                            err);
+        rc = ttm_linear_new(&f->linear->ttm, &t->rounded[i], t->plans[i], t->fills->ttm_dtype, c,
+                            f->name, err);
     ttm_release(&t->rounded[i]);
     if (rc) return rc;
     struct gpt2_ttm *out = &t->m->ttm[i];
@@ -148,6 +150,7 @@ int weights_make_ttm(struct gpt2 *m, const struct weight_fills *fills, const str
     for (size_t i = 0; !rc && i < n; i++)
         rc = make_layer(&t, i, c, err);
     if (!rc) m->n_ttm = (int)n;
+    m->ttm_dtype = fills->ttm_dtype;
     for (size_t i = 0; i < n; i++)
         ttm_release(&t.rounded[i]);
     free(t.rounded);

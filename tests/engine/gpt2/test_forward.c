@@ -71,10 +71,13 @@ START_TEST(agrees_with_the_oracle)
 }
 END_TEST
 
-START_TEST(half_precision_cache)
+START_TEST(smaller_caches)
 {
     const char *dir = temp_dir();
     make_model(dir, &models[_i]);
+    compare(dir, NULL, DTYPE_I8, 37, 37, 1e-1);
+    compare(dir, NULL, DTYPE_I8, 37, 4, 1e-1);
+    compare(dir, "scalar", DTYPE_I8, 18, 1, 1e-1);
     compare(dir, NULL, DTYPE_F16, 37, 37, 3e-2);
     compare(dir, NULL, DTYPE_F16, 37, 4, 3e-2);
     compare(dir, "scalar", DTYPE_F16, 18, 1, 3e-2);
@@ -96,7 +99,7 @@ static Suite *suite(void)
     TCase *t = tcase_create("forward");
     tcase_set_timeout(t, 120);
     tcase_add_loop_test(t, agrees_with_the_oracle, 0, N_MODELS);
-    tcase_add_loop_test(t, half_precision_cache, 0, 3);
+    tcase_add_loop_test(t, smaller_caches, 0, 3);
     tcase_add_test(t, long_context);
     suite_add_tcase(s, t);
     return s;

@@ -26,25 +26,34 @@ static const char *model_dir(enum dtype t)
     return dir;
 }
 
+static const struct {
+    const char *kernels;
+    enum dtype weights, kv;
+    enum gpt2_dtype held;
+} cases[] = {
+    {"scalar", DTYPE_F32, DTYPE_F32, GPT2_AUTO}, {NULL, DTYPE_F32, DTYPE_F32, GPT2_AUTO},
+    {NULL, DTYPE_F32, DTYPE_F16, GPT2_AUTO},     {NULL, DTYPE_F16, DTYPE_F32, GPT2_F32},
+    {NULL, DTYPE_BF16, DTYPE_F16, GPT2_AUTO},    {"avx2", DTYPE_F32, DTYPE_F16, GPT2_BF16},
+    {NULL, DTYPE_F32, DTYPE_F32, GPT2_INT8},     {"scalar", DTYPE_F16, DTYPE_F32, GPT2_INT8},
+    {NULL, DTYPE_F32, DTYPE_I8, GPT2_INT8},      {"avx2", DTYPE_F32, DTYPE_I8, GPT2_AUTO}};
+#define N_CASES ((int)(sizeof cases / sizeof *cases))
+
+static void open_case(struct gpt2_run *r, const char *dir, int i, int threads, int seqs, int tokens)
+{
+    const struct gpt2_options o = {.dtype = cases[i].held};
+    gpt2_run_open_with(r, dir, &o, threads, cases[i].kernels, cases[i].kv, seqs, tokens);
+}
+
 /* The reference: one thread, one sequence, one piece. */
-static void alone(const char *dir, const char *kernels, enum dtype kv, uint64_t seed,
-                  struct row_set *out)
+static void alone(const char *dir, int i, uint64_t seed, struct row_set *out)
 {
     struct gpt2_run r;
     int32_t ids[N];
     random_tokens(ids, N, V, seed);
-    gpt2_run_open(&r, dir, 1, kernels, kv, 1, N);
+    open_case(&r, dir, i, 1, 1, N);
     gpt2_run_logits(&r, 0, ids, N, N, out->logits[0]);
     gpt2_run_close(&r);
 }
-
-static const struct {
-    const char *kernels;
-    enum dtype weights, kv;
-} cases[] = {{"scalar", DTYPE_F32, DTYPE_F32}, {NULL, DTYPE_F32, DTYPE_F32},
-             {NULL, DTYPE_F32, DTYPE_F16},     {NULL, DTYPE_F16, DTYPE_F32},
-             {NULL, DTYPE_BF16, DTYPE_F16},    {"avx2", DTYPE_F32, DTYPE_F16}};
-#define N_CASES ((int)(sizeof cases / sizeof *cases))
 
 static bool runs_here(const char *kernels)
 {
@@ -60,11 +69,11 @@ START_TEST(pieces_and_threads)
     struct row_set *want = malloc(sizeof *want), *got = malloc(sizeof *got);
     const char *dir = model_dir(cases[_i].weights);
     int32_t ids[N];
-    alone(dir, cases[_i].kernels, cases[_i].kv, 1, want);
+    alone(dir, _i, 1, want);
     random_tokens(ids, N, V, 1);
     for (int threads = 1; threads <= 4; threads++) {
         struct gpt2_run r;
-        gpt2_run_open(&r, dir, threads, cases[_i].kernels, cases[_i].kv, 1, N);
+        open_case(&r, dir, _i, threads, 1, N);
         for (size_t c = 0; c < sizeof chunks / sizeof *chunks; c++) {
             memset(got, 0, sizeof *got);
             gpt2_run_logits(&r, 0, ids, N, chunks[c], got->logits[0]);
@@ -139,12 +148,12 @@ START_TEST(company)
         struct play p = {.got = calloc(SEQS, sizeof *p.got), .step = (uint64_t)threads};
         for (int s = 0; s < SEQS; s++)
             random_tokens(p.ids[s], N, V, (uint64_t)s);
-        gpt2_run_open(&p.r, dir, threads, cases[_i].kernels, cases[_i].kv, SEQS, SEQS * N);
+        open_case(&p.r, dir, _i, threads, SEQS, SEQS * N);
         for (int steps = 0; steps < 400; steps++)
             play_step(&p);
         for (int s = 0; s < SEQS; s++) {
             ck_assert_int_eq(p.at[s], N);
-            alone(dir, cases[_i].kernels, cases[_i].kv, (uint64_t)s, want);
+            alone(dir, _i, (uint64_t)s, want);
             ck_assert_msg(memcmp(want, &p.got[s], sizeof *want) == 0, "sequence %d, %d threads", s,
                           threads);
         }
@@ -187,7 +196,8 @@ START_TEST(logits_of_chosen_rows)
     struct gpt2_run r;
     int32_t ids[N];
     random_tokens(ids, N, V, 1);
-    gpt2_run_open(&r, dir, 2, NULL, DTYPE_F32, 1, N);
+    const struct gpt2_options o = {.dtype = _i ? GPT2_INT8 : GPT2_AUTO};
+    gpt2_run_open_with(&r, dir, &o, 2, NULL, DTYPE_F32, 1, N);
     gpt2_run_logits(&r, 0, ids, N, N, all->logits[0]);
     gpt2_logits(r.m, &r.c, r.hidden, rows, 5, some[0], r.logits_scratch);
     for (int i = 0; i < 5; i++)
@@ -216,7 +226,7 @@ static Suite *suite(void)
     tcase_add_loop_test(t, pieces_and_threads, 0, N_CASES);
     tcase_add_loop_test(t, company, 0, N_CASES);
     tcase_add_test(t, order_of_sequences);
-    tcase_add_test(t, logits_of_chosen_rows);
+    tcase_add_loop_test(t, logits_of_chosen_rows, 0, 2);
     tcase_add_test(t, empty_step);
     suite_add_tcase(s, t);
     return s;

@@ -1,5 +1,6 @@
 /* Directories: one file, shards with their index, what is missing or contradicts; and the writer, read
  * back by the reader. */
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -140,6 +141,50 @@ START_TEST(dropped_pages_come_back)
 }
 END_TEST
 
+/* Somebody copies another file over one that is mapped. */
+START_TEST(a_file_that_changes_is_refused)
+{
+    static const char *const how[] = {"shorter", "written to", "longer", "kept"};
+    struct raw_st r = {0};
+    struct st_set *s = NULL;
+    struct err err = {0};
+    char bytes[3 << 16];
+    const char *dir = temp_dir(), *path = path_join(dir, "model.safetensors");
+    memset(bytes, 'x', sizeof bytes);
+    raw_tensor(&r, "t", "U8", "[196608]", bytes, sizeof bytes);
+    raw_write(&r, path);
+    ck_assert_msg(st_open(&s, dir, &err) == 0, "%s", err.msg);
+    ck_assert_int_eq(st_verify(s, 0, &err), 0);
+    ck_assert_int_eq(st_verify(s, ERR_IO, &err), ERR_IO);
+    usleep(20000); /* times of files are as fine as the kernel's clock ticks */
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    const char *t = st_at(s, 0)->data;
+    if (_i == 0) {
+        ck_assert_int_eq(ftruncate(fd, 200), 0);
+        for (size_t i = 1 << 16; i < sizeof bytes; i += 1000) /* no end of the program */
+            ck_assert_int_eq(t[i], 0);
+        ck_assert_int_eq(ftruncate(fd, 3 << 16),
+                         0); /* as long again: it was not while it was read */
+    } else if (_i == 1) {
+        ck_assert_int_eq(pwrite(fd, "y", 1, 1000), 1);
+    } else if (_i == 2) {
+        ck_assert_int_eq(lseek(fd, 0, SEEK_END) > 0 && write(fd, "y", 1) == 1, 1);
+    } else { /* moved away, and another in its place: what is mapped is as it was */
+        ck_assert_int_eq(rename(path, path_join(dir, "old")), 0);
+        write_file(path, "{}", 2);
+    }
+    close(fd);
+    err_set(&err, ERR_IO, "an echo");
+    bool changed = _i < 3;
+    ck_assert_msg(st_verify(s, 0, &err) == (changed ? ERR_INVALID : 0), "%s", how[_i]);
+    ck_assert_str_eq(err.msg, changed ? "model.safetensors changed while it was read: expected a "
+                                        "file that stays as it is (move the new one into its place)"
+                                      : "an echo");
+    ck_assert_int_eq(st_verify(NULL, 0, &err), 0);
+    st_close(s);
+}
+END_TEST
+
 START_TEST(not_there)
 {
     const char *dir = temp_dir();
@@ -242,6 +287,7 @@ static Suite *suite(void)
     tcase_add_test(t, shards_that_contradict);
     tcase_add_test(t, one_file_comes_first);
     tcase_add_test(t, dropped_pages_come_back);
+    tcase_add_loop_test(t, a_file_that_changes_is_refused, 0, 4);
     tcase_add_test(t, not_there);
     tcase_add_loop_test(t, written_and_read_back, 0, 4);
     tcase_add_test(t, writer_gives_up);

@@ -43,7 +43,7 @@ START_TEST(facts)
     ck_assert_int_eq(m->cfg.n_positions, 64);
     ck_assert_int_eq(m->cfg.bos_token_id, 0);
     ck_assert(m->tied);
-    ck_assert_int_eq(m->file_dtype, DTYPE_F32);
+    ck_assert_int_eq(m->dtype, DTYPE_F32);
     size_t layer = 128 * 384 + 384 + 128 * 128 + 128 + 2 * 128 * 512 + 512 + 128 + 4 * 128;
     ck_assert_uint_eq(m->n_params, 4 * layer + 1000 * 128 + 64 * 128 + 2 * 128);
     ck_assert_uint_ge(m->weight_bytes, 4 * m->n_params); /* the last panels are padded */
