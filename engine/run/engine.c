@@ -94,7 +94,12 @@ static int check_dir(const char *dir, struct err *err)
 
 static int open_model(struct engine *e, const struct engine_options *o, struct err *err)
 {
-    const struct gpt2_options g = {.ttm_methods = ttm_methods[o->ttm_execution],
+    int dtype = gpt2_dtype_parse(o->dtype);
+    if (dtype < 0)
+        return err_set_param(err, ERR_INVALID, "dtype",
+                             "dtype \"%.40s\" is not one of auto, f32, bf16 and int8", o->dtype);
+    const struct gpt2_options g = {.dtype = (enum gpt2_dtype)dtype,
+                                   .ttm_methods = ttm_methods[o->ttm_execution],
                                    .memory_budget_bytes = o->memory_budget_bytes,
                                    .decode_rows = o->max_batch < 8 ? o->max_batch : 0,
                                    .rates_file = o->rates_file,
@@ -132,7 +137,12 @@ static int count_blocks(const struct engine *e, const struct engine_options *o, 
 
 static int open_kv(struct engine *e, const struct engine_options *o, struct err *err)
 {
-    enum dtype t = o->kv_dtype == ENGINE_KV_F16 ? DTYPE_F16 : DTYPE_F32;
+    int dtype = kv_dtype_parse(o->kv_dtype, e->model->dtype);
+    if (dtype < 0)
+        return err_set_param(err, ERR_INVALID, "kv_dtype",
+                             "kv_dtype \"%.40s\" is not one of auto, f32, f16 and int8",
+                             o->kv_dtype);
+    enum dtype t = (enum dtype)dtype;
     size_t block_bytes = kv_block_bytes(&e->model->cfg, t);
     int blocks = count_blocks(e, o, block_bytes);
     size_t bytes = (size_t)blocks * block_bytes, most = e->cpu.memory_bytes;
@@ -151,16 +161,43 @@ static int open_scratch(struct engine *e, const struct engine_options *o, struct
         return err_set(err, ERR_INVALID,
                        "max_batch %d and prefill_chunk_tokens %d, expected 1 to 1048576",
                        o->max_batch, o->prefill_chunk_tokens);
-    size_t floats = gpt2_scratch_floats(e->model, o->max_batch + o->prefill_chunk_tokens,
-                                        pool_threads(e->pool));
-    size_t gather = (size_t)SCHEDULER_LOGIT_ROWS * (size_t)e->model->cfg.n_embd;
-    if (floats < gather) floats = gather;
+    int rows = scheduler_rows(o->max_batch, o->prefill_chunk_tokens, o->speculative_tokens);
+    size_t floats = gpt2_scratch_floats(e->model, rows, pool_threads(e->pool));
+    size_t logits = gpt2_logits_floats(e->model, SCHEDULER_LOGIT_ROWS);
+    if (floats < logits) floats = logits;
     void *p;
     if (!mem_mul(floats, sizeof(float), &e->scratch_bytes))
         return err_set(err, ERR_NOMEM, "scratch of %zu floats is too large", floats);
     int rc = mem_map(&p, e->scratch_bytes, "scratch of a step", err);
     if (!rc) e->scratch = p;
     return rc;
+}
+
+/* Decode rows have the bits of prompt rows unless a TTM layer is planned differently for them. */
+static bool one_role(const struct engine *e)
+{
+    for (int i = 0; i < e->info.n_ttm; i++)
+        if (strcmp(e->ttm[i].plan[0], e->ttm[i].plan[1]) != 0) return false;
+    return true;
+}
+
+/* Rebuilding W costs as much as so many rows of a dense layer, whatever the step's rows: pieces of prompts
+ * much smaller than that would do little else. */
+static int least_rows(const struct engine *e)
+{
+    double most = 0;
+    for (int i = 0; i < e->info.n_ttm; i++) {
+        const struct ttm_info *t = &e->ttm[i];
+        double rows = (t->mults[1] - 1) * t->plan_rows[1];
+        if (strncmp(t->plan[1], "rebuild", 7) == 0 && rows > most) most = rows;
+    }
+    return (int)most;
+}
+
+static int prefix_blocks(const struct engine *e, const struct engine_options *o)
+{
+    size_t blocks = o->prefix_cache_bytes / e->kv.block_bytes;
+    return blocks < (size_t)e->kv.n_blocks ? (int)blocks : e->kv.n_blocks;
 }
 
 static int32_t valid_id(const struct engine *e, int32_t id)
@@ -181,12 +218,16 @@ static int open_scheduler(struct engine *e, const struct engine_options *o, stru
         .vocab = c->vocab_size,
         .eos = e->info.eos_id,
         .max_token_bytes = tokenizer_max_token_bytes(e->tok),
+        .least_rows = least_rows(e),
+        .one_role = one_role(e),
     };
     struct scheduler_options so = {
         .max_batch = o->max_batch,
         .max_jobs = o->max_jobs,
         .prefill_chunk_tokens = o->prefill_chunk_tokens,
         .kv_blocks = e->kv.n_blocks,
+        .prefix_blocks = prefix_blocks(e, o),
+        .speculative_tokens = o->speculative_tokens,
         .pool = e->pool,
         .kernels = e->compute.k,
     };
@@ -226,6 +267,8 @@ static void log_plans(const struct engine *e, struct log *l)
 
 static uint64_t fingerprint(const struct engine *e, uint64_t f)
 {
+    f = engine_facts_mix(f, e->info.dtype);
+    f = engine_facts_mix(f, e->info.kv_dtype);
     for (int i = 0; i < e->info.n_ttm; i++)
         for (int r = 0; r < 2; r++)
             f = engine_facts_mix(f, e->ttm[i].plan[r]);
@@ -254,9 +297,12 @@ static void fill_info(struct engine *e, const struct engine_options *o)
         .kv_bytes = (size_t)e->kv.n_blocks * e->kv.block_bytes,
         .kv_blocks = e->kv.n_blocks,
         .kv_block_tokens = KV_BLOCK,
+        .kv_block_bytes = e->kv.block_bytes,
+        .prefix_cache_bytes = (size_t)prefix_blocks(e, o) * e->kv.block_bytes,
+        .speculative_tokens = o->speculative_tokens,
         .threads = pool_threads(e->pool),
         .max_batch = o->max_batch,
-        .dtype = dtype_name(e->model->file_dtype),
+        .dtype = dtype_name(e->model->dtype),
         .kv_dtype = dtype_name(e->kv.dtype),
         .kernels = e->compute.k->name,
         .blas_core = cpu_blas_core(),
@@ -333,4 +379,9 @@ void engine_stats(const struct engine *e, struct engine_stats *s)
 void engine_set_on_step(struct engine *e, engine_on_step *fn, void *arg)
 {
     scheduler_set_on_step(e->sched, fn, arg);
+}
+
+void engine_drop_prefixes(struct engine *e)
+{
+    scheduler_drop_prefixes(e->sched);
 }

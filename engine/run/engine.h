@@ -22,8 +22,6 @@
 struct engine;
 struct job;
 
-enum engine_kv_dtype { ENGINE_KV_F32, ENGINE_KV_F16 };
-
 /* How TTM layers are applied: AUTO takes for each role the fastest way within memory. */
 enum engine_ttm { ENGINE_TTM_AUTO, ENGINE_TTM_CONTRACT, ENGINE_TTM_REBUILD, ENGINE_TTM_RESIDENT };
 
@@ -33,10 +31,15 @@ struct engine_options {
     int max_batch;            /* sequences computed together, >= 1 */
     int max_jobs;             /* jobs waiting or running; more are ERR_FULL */
     int prefill_chunk_tokens; /* most prompt tokens in one step, >= 1 */
-    enum engine_kv_dtype kv_dtype;
+    const char *kv_dtype;  /* of keys and values: NULL or "auto" = int8 with int8 weights, else f16;
+                                 "f32", "f16", "int8" */
     size_t kv_cache_bytes; /* 0 = enough for max_batch full contexts, but <= a quarter of memory */
     const char *kernels;   /* NULL = the fastest; "scalar", "avx2", ... */
+    const char *dtype;     /* of weights: NULL or "auto" = as stored; "f32", "bf16", "int8" */
     enum engine_ttm ttm_execution;
+    size_t prefix_cache_bytes; /* of the KV cache, what computed prompts may keep for later ones;
+                                  0 = none */
+    int speculative_tokens;    /* most tokens guessed ahead per sequence and step; 0 = none */
     size_t
         memory_budget_bytes; /* for all weights; 0 = TTM layers keep less than dense ones would */
     const char *rates_file;  /* where the machine's measured rates are kept, for planning TTM
@@ -65,10 +68,12 @@ struct engine_info {
     int n_ttm;                  /* layers that are TTM */
     const struct ttm_info *ttm; /* (n_ttm) */
     int kv_blocks, kv_block_tokens;
+    size_t kv_block_bytes, prefix_cache_bytes; /* the latter: the limit, as it is kept */
+    int speculative_tokens;
     int threads, max_batch;
-    const char *dtype; /* of the weights: "F32" */
-    const char *kv_dtype;
-    const char *kernels; /* "avx512" */
+    const char *dtype;    /* of the weights, as they are held: "F32", "BF16", "I8" */
+    const char *kv_dtype; /* "F32", "F16", "I8" */
+    const char *kernels;  /* "avx512" */
     const char *blas_core;
     double load_seconds;
     uint64_t fingerprint; /* of config, weights' headers and plans: for system_fingerprint */
@@ -113,6 +118,8 @@ struct job_spec {
     const size_t *stop_len;
     size_t n_stop;
     bool include_stop;
+    bool cache_prompt;      /* may use and fill the prefix cache; the result is the same */
+    const char *cache_salt; /* only jobs of the same salt share; NULL = ""; read at submission */
     uint64_t queue_deadline_ns, deadline_ns; /* clock_ns() times; 0 = none */
     job_notify *notify;                      /* may be NULL */
     void *notify_arg;
@@ -157,13 +164,14 @@ struct job_view {
     /* valid when done: */
     size_t
         completion_tokens; /* all generated tokens, also the swallowed ones and the end-of-text */
-    size_t cached_tokens;  /* prompt tokens whose KV was reused */
-    int32_t stop_id;       /* the id that stopped it, -1 */
-    int stop_index;        /* the stop string, -1 */
+    size_t drafted_tokens, accepted_tokens; /* guessed ahead, and found right */
+    int32_t stop_id;                        /* the id that stopped it, -1 */
+    int stop_index;                         /* the stop string, -1 */
     double
         sum_logprob; /* over completion tokens, if logprobs were asked for (best_of ranks by it) */
     /* any time: */
-    size_t prompt_done;                                          /* prompt tokens processed */
+    size_t prompt_done;   /* prompt tokens processed */
+    size_t cached_tokens; /* of them, those whose KV was reused */
     uint64_t submitted_ns, admitted_ns, first_token_ns, done_ns; /* clock_ns(); 0 = not yet */
 };
 
@@ -181,15 +189,21 @@ struct engine_stats { /* gauges now, counters since start */
     int kv_blocks, kv_blocks_used;
     uint64_t prompt_tokens_computed, prompt_tokens_cached, generated_tokens, scored_tokens;
     uint64_t steps;
+    uint64_t prefix_lookup_tokens; /* prompt tokens that were looked for in the prefix cache */
+    uint64_t drafted_tokens, accepted_tokens;
+    int prefix_cached_blocks; /* now: KV blocks that only the prefix cache holds */
 };
 void engine_stats(const struct engine *e, struct engine_stats *s); /* any thread */
 
 /* Called on the engine thread after each step; must be quick. Set before the first job. */
 struct engine_step_info {
-    int decode_rows, prefill_rows;
+    int decode_rows, prefill_rows; /* guesses are decode rows */
     double seconds;
 };
 typedef void engine_on_step(void *arg, const struct engine_step_info *i);
 void engine_set_on_step(struct engine *e, engine_on_step *fn, void *arg);
+
+/* engine_drop_prefixes -- forget every cached prompt, before the next job is admitted. Thread: any. */
+void engine_drop_prefixes(struct engine *e);
 
 #endif

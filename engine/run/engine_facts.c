@@ -40,7 +40,8 @@ int engine_facts(struct engine_facts *out, const char *dir, struct err *err)
         uint64_t h = fnv1a(0xcbf29ce484222325ull, config.data, config.len);
         for (size_t i = 0; i < st_count(st); i++)
             h = hash_tensor(h, st_at(st, i));
-        *out = (struct engine_facts){.file_bytes = st_file_bytes(st), .fingerprint = h};
+        rc = st_verify(st, 0, err);
+        if (!rc) *out = (struct engine_facts){.file_bytes = st_file_bytes(st), .fingerprint = h};
     }
     st_close(st);
     buf_release(&config);

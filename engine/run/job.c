@@ -20,10 +20,12 @@
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "engine/base/utf8.h"
+#include "engine/run/prefix.h"
 
 void job_spec_default(struct job_spec *s)
 {
-    *s = (struct job_spec){.max_tokens = 16, .score_from = SIZE_MAX, .top_logprobs = -1};
+    *s = (struct job_spec){
+        .max_tokens = 16, .score_from = SIZE_MAX, .top_logprobs = -1, .cache_prompt = true};
     sampling_default(&s->sampling);
 }
 
@@ -166,6 +168,16 @@ static void copy_lists(struct job *j, const struct job_spec *s)
     copy_stops(j, s);
 }
 
+/* Hashes of the blocks that the prompt fills. */
+static void make_chain(struct job *j)
+{
+    uint64_t h = j->salt;
+    j->n_chain = (size_t)job_feed(j) / KV_BLOCK;
+    j->chain = mem_calloc(j->n_chain + 1, sizeof *j->chain);
+    for (size_t b = 0; b < j->n_chain; b++)
+        j->chain[b] = h = prefix_hash(h, j->tokens + b * KV_BLOCK);
+}
+
 static void make_results(struct job *j, const struct job_spec *s, size_t max_token_bytes)
 {
     size_t max = (size_t)j->max_tokens, top = j->top_logprobs > 0 ? (size_t)j->top_logprobs : 0;
@@ -203,6 +215,11 @@ int job_new(struct job **out, const struct job_spec *s, const struct job_limits 
     j->stop_id = -1;
     copy_lists(j, s);
     make_results(j, s, l->max_token_bytes);
+    j->cache = l->cache && s->cache_prompt;
+    j->salt = prefix_salt(s->cache_salt);
+    if (j->cache) make_chain(j);
+    if (l->speculative_tokens > 0 && j->max_tokens > 1)
+        j->draft = draft_new(j->tokens, j->n_tokens, (size_t)j->max_tokens);
     atomic_store(&j->submitted_ns, clock_ns());
     *out = j;
     return 0;
@@ -218,6 +235,8 @@ void job_unref(struct job *j)
     if (!j || atomic_fetch_sub_explicit(&j->refs, 1, memory_order_acq_rel) != 1) return;
     gate_release(&j->gate);
     sampler_history_free(j->history);
+    draft_free(j->draft);
+    free(j->chain);
     free(j->tokens);
     free(j->bias);
     free(j->allowed);
@@ -243,6 +262,11 @@ int job_positions(const struct job *j)
     return (int)j->n_tokens + j->max_tokens - 1;
 }
 
+int job_feed(const struct job *j)
+{
+    return (int)j->n_tokens - (j->max_tokens == 0);
+}
+
 /* ---- results ---- */
 
 static bool is_stop_id(const struct job *j, int32_t id)
@@ -258,7 +282,6 @@ enum finish job_accept(struct job *j, const char *text, size_t len)
     struct job_token *t = &j->out[i];
     bool stop_id = is_stop_id(j, t->id);
     if (stop_id) len = 0;
-    if (j->history) sampler_history_add(j->history, t->id);
     if (j->top_logprobs >= 0) j->sum_logprob += (double)t->logprob;
     j->gate.watch = j->n_out > (size_t)(j->min_tokens > 0 ? j->min_tokens : 0);
     bool stop_string = len > 0 && gate_push(&j->gate, text, len);
@@ -326,6 +349,7 @@ void job_view(const struct job *j, struct job_view *v)
         .stop_id = -1,
         .stop_index = -1,
         .prompt_done = atomic_load(&j->prompt_done),
+        .cached_tokens = atomic_load(&j->cached_tokens),
         .submitted_ns = time_of(&j->submitted_ns),
         .admitted_ns = time_of(&j->admitted_ns),
         .first_token_ns = time_of(&j->first_token_ns),
@@ -337,7 +361,8 @@ void job_view(const struct job *j, struct job_view *v)
     }
     v->finish = j->finish;
     v->completion_tokens = j->n_out;
-    v->cached_tokens = j->cached_tokens;
+    v->drafted_tokens = j->drafted_tokens;
+    v->accepted_tokens = j->accepted_tokens;
     v->stop_id = j->stop_id;
     v->stop_index = j->gate.stop_index;
     v->sum_logprob = j->sum_logprob;

@@ -3,6 +3,7 @@
 
 #include <stdatomic.h>
 
+#include "engine/run/draft.h"
 #include "engine/run/engine.h"
 #include "engine/run/gate.h"
 
@@ -29,6 +30,11 @@ struct job {
     char *stop_bytes;
     const char **stop; /* (n_stop) into stop_bytes */
     size_t *stop_len;
+    bool cache;
+    uint64_t salt; /* prefix_salt() */
+    uint64_t
+        *chain; /* (n_chain) hashes of the prompt up to the end of each full block; NULL without */
+    size_t n_chain;
     uint64_t queue_deadline_ns, deadline_ns;
     job_notify *notify;
     void *notify_arg;
@@ -43,18 +49,19 @@ struct job {
         uint32_t text_end;
     } * ends;                        /* (max_tokens) */
     struct sampler_history *history; /* NULL when no penalty asks for it */
+    struct draft *draft;             /* NULL when nothing is guessed */
     size_t n_out;                    /* generated so far */
     double sum_logprob;
 
     /* Published: stored with release by the engine thread, read with acquire by anyone. `shown` holds
      * two counts in one word, so that a snapshot never has a token without its text. */
     atomic_uint_least64_t shown; /* text bytes << 32 | tokens */
-    atomic_size_t n_scored, prompt_done;
+    atomic_size_t n_scored, prompt_done, cached_tokens;
     atomic_int phase;
     atomic_uint_least64_t submitted_ns, admitted_ns, first_token_ns, done_ns;
-    enum finish finish; /* these four are written before `done`, once */
+    enum finish finish; /* these are written before `done`, once */
     int32_t stop_id;
-    size_t cached_tokens;
+    size_t drafted_tokens, accepted_tokens;
     atomic_bool done;
 };
 
@@ -63,6 +70,8 @@ struct job_limits {
     int n_ctx, vocab;
     int32_t eos;            /* -1 = none */
     size_t max_token_bytes; /* of any token's text */
+    bool cache;             /* there is a prefix cache */
+    int speculative_tokens; /* 0: no job gets a draft */
 };
 #define JOB_MAX_TOP_LOGPROBS 1024
 
@@ -75,7 +84,11 @@ int job_new(struct job **out, const struct job_spec *s, const struct job_limits 
 /* job_positions -- KV positions it can come to use: its last token is never fed. */
 int job_positions(const struct job *j);
 
-/* job_accept -- the next generated token, whose entry out[n_out] (id, logprob, greedy) is filled in.
+/* job_feed -- prompt tokens to be computed: all, or all but the last when nothing is generated. */
+int job_feed(const struct job *j);
+
+/* job_accept -- the next generated token, whose entry out[n_out] (id, logprob, greedy) is filled in and
+ * which is in the history.
  * `text` are its bytes, none for special tokens. Returns how it ends the job, FINISH_NONE if it
  * does not. */
 enum finish job_accept(struct job *j, const char *text, size_t len);

@@ -18,12 +18,8 @@
 #include <math.h>
 
 #include "engine/base/err.h"
+#include "engine/base/mem.h"
 #include "engine/base/utf8.h"
-
-static size_t min_size(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
 
 static bool strided_window(const struct ppl_plan *p, size_t i, struct ppl_window *w)
 {
@@ -31,13 +27,13 @@ static bool strided_window(const struct ppl_plan *p, size_t i, struct ppl_window
     if (i > 0) {
         if (i > n / p->stride) return false; /* also keeps the products below from overflowing */
         size_t before = (i - 1) * p->stride;
-        done = before + min_size(p->window, n - before);
+        done = before + mem_least(p->window, n - before);
         if (done == n) return false;
     }
     size_t begin = i * p->stride;
     if (begin >= n) return false;
     size_t score = done > begin ? done : begin + 1;
-    size_t end = begin + min_size(p->window, n - begin);
+    size_t end = begin + mem_least(p->window, n - begin);
     if (score >= end) return false; /* one last token without context cannot be scored */
     *w = (struct ppl_window){.begin = begin, .end = end, .score = score};
     return true;
@@ -48,7 +44,7 @@ static bool rolling_window(const struct ppl_plan *p, size_t i, struct ppl_window
     size_t n = p->n_tokens;
     if (n == 0 || i > (n - 1) / p->window) return false;
     size_t score = i * p->window;
-    size_t end = score + min_size(p->window, n - score);
+    size_t end = score + mem_least(p->window, n - score);
     size_t begin = i == 0 ? 0 : end - p->window - 1;
     *w = (struct ppl_window){.bos = i == 0, .begin = begin, .end = end, .score = score};
     return true;

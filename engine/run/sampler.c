@@ -128,8 +128,6 @@ static int32_t last_resort(const struct kernels *k, const struct sampling *s, co
 
 static int32_t draw(const struct sampling *s, struct candidates *c, float max, uint64_t step)
 {
-    for (size_t i = 0; i < c->n; i++)
-        c->ids[i] = (int32_t)i;
     if (s->top_k > 0) filter_top_k(c, (size_t)s->top_k);
     c->k->exp_to(c->probs, c->logits, c->n, max, (float)(1 / s->temperature));
     for (size_t i = 0; i < c->n; i++) /* a fast exp() may not reach 0 */
@@ -156,6 +154,7 @@ static struct candidates carve(const struct kernels *k, size_t vocab, void *scra
     size_t row = row_floats(vocab);
     return (struct candidates){.k = k,
                                .n = vocab,
+                               .whole = true,
                                .logits = f,
                                .probs = f + row,
                                .score = f + 2 * row,

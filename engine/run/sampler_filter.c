@@ -18,6 +18,7 @@
 #include "engine/base/err.h"
 
 #define BLOCK 64
+#define NEAR 0.001f /* of the best probability */
 
 /* A number that is ordered as the floats are (no NaN; both zeros are equal). */
 static inline uint32_t order_key(float f)
@@ -28,12 +29,23 @@ static inline uint32_t order_key(float f)
     return u ^ (u >> 31 ? UINT32_MAX : 0x80000000u);
 }
 
+static int32_t id_of(const struct candidates *c, size_t i)
+{
+    return c->whole ? (int32_t)i : c->ids[i];
+}
+
 static void keep(struct candidates *c, size_t to, size_t from)
 {
-    c->ids[to] = c->ids[from];
+    c->ids[to] = id_of(c, from);
     c->logits[to] = c->logits[from];
     c->probs[to] = c->probs[from];
     c->score[to] = c->score[from];
+}
+
+static void kept(struct candidates *c, size_t n)
+{
+    c->n = n;
+    c->whole = false;
 }
 
 /* Keep the candidates with x[i] >= bound; x is one of c's arrays. */
@@ -46,7 +58,7 @@ static void keep_at_least(struct candidates *c, const float *x, float bound)
         for (size_t i = b; i < end; i++)
             if (x[i] >= bound) keep(c, n++, i);
     }
-    c->n = n;
+    kept(c, n);
 }
 
 /* Where selection stops: all with key > `key` are in; `above` is their weight. */
@@ -106,7 +118,7 @@ static void keep_above(struct candidates *c, const float *score, const float *we
         }
         keep(c, n++, i);
     }
-    c->n = n;
+    kept(c, n);
 }
 
 void filter_top_k(struct candidates *c, size_t k)
@@ -128,12 +140,29 @@ void filter_top_k(struct candidates *c, size_t k)
     keep_above(c, c->logits, NULL, (double)k, b);
 }
 
+/* What the candidates of at least `bound` weigh. */
+static double weight_from(const struct candidates *c, float bound)
+{
+    double sum = 0;
+    for (size_t b = 0; b < c->n; b += BLOCK) {
+        size_t end = b + BLOCK < c->n ? b + BLOCK : c->n;
+        if (c->k->max(c->probs + b, end - b) < bound) continue;
+        for (size_t i = b; i < end; i++)
+            sum += c->probs[i] >= bound ? (double)c->probs[i] : 0;
+    }
+    return sum;
+}
+
 void filter_top_p(struct candidates *c, double p)
 {
     double total = candidates_sum(c), target = p * total;
     /* What lies below this bound weighs less than 1 - p in all: never among the best p. */
     float bound = (float)((1.0 - p) * 0.999 * total / (double)c->n);
-    keep_at_least(c, c->probs, bound);
+    /* Mostly a few tokens have nearly all the weight: when those near the best reach the target, the border
+     * is among them. */
+    float near = NEAR * c->k->max(c->probs, c->n);
+    keep_at_least(c, c->probs,
+                  near > bound && weight_from(c, near) >= target * 1.001 ? near : bound);
     struct border b;
     if (select_border(c->logits, c->probs, c->n, target, c->hist, &b))
         keep_above(c, c->logits, c->probs, target, b);
@@ -145,7 +174,7 @@ void filter_min_p(struct candidates *c, double p)
     size_t n = 0;
     for (size_t i = 0; i < c->n; i++)
         if ((double)c->probs[i] >= bound) keep(c, n++, i);
-    c->n = n;
+    kept(c, n);
 }
 
 void filter_typical_p(struct candidates *c, double p)
@@ -193,11 +222,15 @@ double candidates_sum(const struct candidates *c)
 int32_t candidates_draw(const struct candidates *c, double u)
 {
     BUG_ON(c->n == 0);
-    double target = u * candidates_sum(c), below = 0, below_last = 0;
+    double *sums = (double *)(void *)c->score; /* of the blocks: a row has room for 8 and n / 2 */
+    double total = 0, below = 0, below_last = 0;
+    for (size_t b = 0; b < c->n; b += BLOCK)
+        total += sums[b / BLOCK] = block_sum(c->probs + b, block_len(c, b));
+    double target = u * total;
     size_t last =
         0; /* rounding may leave the target just above the sum: then the last possible one */
     for (size_t b = 0; b < c->n; b += BLOCK) {
-        double s = block_sum(c->probs + b, block_len(c, b));
+        double s = sums[b / BLOCK];
         if (s > 0) last = b, below_last = below;
         if (below + s > target) break;
         below += s;
@@ -210,5 +243,5 @@ int32_t candidates_draw(const struct candidates *c, double u)
         below += (double)c->probs[i];
         if (below > target) break;
     }
-    return c->ids[choice];
+    return id_of(c, choice);
 }

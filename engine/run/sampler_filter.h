@@ -1,6 +1,7 @@
 #ifndef TTMD_RUN_SAMPLER_FILTER_H
 #define TTMD_RUN_SAMPLER_FILTER_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -12,11 +13,12 @@
 struct candidates {
     const struct kernels *k;
     size_t n;
+    bool whole; /* nothing was removed yet: candidate i is token i, `ids` is not filled in */
     int32_t *ids;
     float *logits; /* after bias, penalties and bans; never NaN */
     float *
         probs; /* exp((logit - max) / temperature), not normalised; from the first step that needs it */
-    float *score; /* free for a filter's use */
+    float *score; /* free for a filter's use, and the draw's */
     double *hist; /* (SELECT_BUCKETS) free for a filter's use */
 };
 

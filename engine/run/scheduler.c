@@ -22,6 +22,8 @@
 #include "engine/base/mem.h"
 #include "engine/run/scheduler_seq.h"
 
+#define FIRST_LUCK 0.5 /* of guesses, before any was compared */
+
 /* ---- submitting: any thread ---- */
 
 /* A place among max_jobs comes first: a full engine refuses without copying anything. */
@@ -54,7 +56,9 @@ static int make_job(struct scheduler *s, const struct job_spec *spec, struct job
     struct job_limits limits = {.n_ctx = s->model.n_positions,
                                 .vocab = s->model.vocab,
                                 .eos = s->model.eos,
-                                .max_token_bytes = s->model.max_token_bytes};
+                                .max_token_bytes = s->model.max_token_bytes,
+                                .cache = s->opt.prefix_blocks > 0,
+                                .speculative_tokens = s->opt.speculative_tokens};
     struct job *j;
     int rc = job_new(&j, spec, &limits, err);
     if (rc) return rc;
@@ -120,7 +124,7 @@ static bool take_inbox(struct scheduler *s)
     bool ended;
     pthread_mutex_lock(&s->lock);
     while (!(ended = atomic_load(&s->stop) && s->n_jobs == 0) && !s->inbox && !s->queue &&
-           s->n_running == 0)
+           s->n_running == 0 && !atomic_load(&s->drop))
         pthread_cond_wait(&s->wake, &s->lock);
     if (s->inbox) {
         *s->queue_end = s->inbox;
@@ -159,15 +163,15 @@ static void retire(struct scheduler *s)
             s->running[n++] = q;
             continue;
         }
-        for (int b = 0; b < q->n_blocks; b++)
-            kv_pool_unref(&s->kv, q->blocks[b]);
-        q->n_blocks = 0;
+        seq_release(s, q);
         s->idle[s->opt.max_batch - s->n_running + (i - n)] = q;
     }
     int ended = s->n_running - n, first = s->opt.max_batch - s->n_running;
     s->n_running = n;
     atomic_store_explicit(&s->stats.running, n, memory_order_relaxed);
-    atomic_store_explicit(&s->stats.kv_used, s->kv.n_blocks - s->kv.n_free, memory_order_relaxed);
+    atomic_store_explicit(&s->stats.kv_used, s->kv.n_blocks - prefix_available(&s->prefix),
+                          memory_order_relaxed);
+    atomic_store_explicit(&s->stats.idle_blocks, s->prefix.n_idle, memory_order_relaxed);
     for (int i = 0; i < ended; i++) {
         struct seq *q = s->idle[first + i];
         finish(s, q->job, q->how);
@@ -182,18 +186,14 @@ static void sweep_running(struct scheduler *s, uint64_t now)
     retire(s);
 }
 
-static void start(struct scheduler *s, struct job *j, uint64_t now)
+static void start(struct scheduler *s, struct seq *q, uint64_t now)
 {
-    struct seq *q = s->idle[s->opt.max_batch - s->n_running - 1];
-    int n_feed = (int)j->n_tokens - (j->max_tokens == 0);
-    int32_t *blocks = q->blocks;
-    int n_blocks = kv_blocks_for(job_positions(j));
-    BUG_ON(kv_pool_take(&s->kv, blocks, n_blocks));
-    *q = (struct seq){.job = j, .blocks = blocks, .n_blocks = n_blocks, .n_feed = n_feed};
+    struct job *j = q->job;
     s->running[s->n_running++] = q;
     atomic_store_explicit(&j->admitted_ns, now, memory_order_relaxed);
     atomic_store_explicit(&j->phase, JOB_PREFILL, memory_order_relaxed);
-    if (n_feed > 0) return;
+    atomic_store_explicit(&j->prompt_done, (size_t)q->pos, memory_order_relaxed);
+    if (q->n_feed > 0) return;
     /* One token that nothing comes before or after: there is nothing to compute. */
     atomic_store_explicit(&j->prompt_done, 1, memory_order_relaxed);
     atomic_store_explicit(&j->n_scored, j->prompt ? 1 : 0, memory_order_release);
@@ -202,14 +202,16 @@ static void start(struct scheduler *s, struct job *j, uint64_t now)
 
 static void admit(struct scheduler *s, uint64_t now)
 {
-    while (s->queue && s->n_running < s->opt.max_batch &&
-           kv_blocks_for(job_positions(s->queue)) <= s->kv.n_free) {
+    while (s->queue && s->n_running < s->opt.max_batch) {
         struct job *j = s->queue;
+        struct seq *q = s->idle[s->opt.max_batch - s->n_running - 1];
+        *q = (struct seq){.job = j, .blocks = q->blocks, .luck = FIRST_LUCK};
+        if (!seq_reserve(s, q)) break;
         s->queue = j->next;
         if (!s->queue) s->queue_end = &s->queue;
         j->next = NULL;
         atomic_fetch_sub_explicit(&s->stats.waiting, 1, memory_order_relaxed);
-        start(s, j, now);
+        start(s, q, now);
     }
     retire(s);
 }
@@ -221,6 +223,7 @@ static void *engine_thread(void *arg)
         uint64_t now = clock_ns();
         sweep_queue(s, now);
         sweep_running(s, now);
+        scheduler_forget(s);
         admit(s, now);
         if (s->n_running == 0) continue;
         scheduler_step(s);
@@ -235,21 +238,23 @@ static int check_options(const struct scheduler_options *o, struct err *err)
 {
     const struct {
         const char *name;
-        int x, most;
-    } all[] = {{"max_batch", o->max_batch, 4096},
-               {"max_jobs", o->max_jobs, INT32_MAX},
-               {"prefill_chunk_tokens", o->prefill_chunk_tokens, 1 << 20}};
+        int x, least, most;
+    } all[] = {{"max_batch", o->max_batch, 1, 4096},
+               {"max_jobs", o->max_jobs, 1, INT32_MAX},
+               {"speculative_tokens", o->speculative_tokens, 0, SCHEDULER_MAX_DRAFT},
+               {"prefill_chunk_tokens", o->prefill_chunk_tokens, 1, 1 << 20}};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        if (all[i].x < 1 || all[i].x > all[i].most)
-            return err_set_param(err, ERR_INVALID, all[i].name, "%s is %d, expected 1 to %d",
-                                 all[i].name, all[i].x, all[i].most);
+        if (all[i].x < all[i].least || all[i].x > all[i].most)
+            return err_set_param(err, ERR_INVALID, all[i].name, "%s is %d, expected %d to %d",
+                                 all[i].name, all[i].x, all[i].least, all[i].most);
     return 0;
 }
 
 /* One mapping for all that a step needs: hidden rows, logits of a block, a sampler per thread. */
 static int make_scratch(struct scheduler *s, struct err *err)
 {
-    size_t rows = (size_t)s->opt.max_batch + (size_t)s->opt.prefill_chunk_tokens;
+    size_t rows = (size_t)scheduler_rows(s->opt.max_batch, s->opt.prefill_chunk_tokens,
+                                         s->opt.speculative_tokens);
     size_t threads = (size_t)pool_threads(s->opt.pool), hidden, logits, sampler;
     s->sampler_bytes = mem_round_up(sampler_scratch_bytes(s->model.vocab), 64);
     if (!mem_mul(rows, (size_t)s->model.n_embd * sizeof(float), &hidden) ||
@@ -292,6 +297,7 @@ static void release(struct scheduler *s)
     free(s->idle);
     free(s->step.seqs);
     free(s->step.of);
+    prefix_release(&s->prefix);
     kv_pool_release(&s->kv);
     mem_unmap(s->scratch, s->scratch_bytes);
     pthread_mutex_destroy(&s->lock);
@@ -313,7 +319,10 @@ int scheduler_open(struct scheduler **out, const struct scheduler_model *m,
     pthread_cond_init(&s->wake, NULL);
     rc = kv_pool_init(&s->kv, o->kv_blocks, err);
     if (!rc) rc = make_scratch(s, err);
-    if (!rc) make_seqs(s);
+    if (!rc) {
+        prefix_init(&s->prefix, &s->kv, o->prefix_blocks);
+        make_seqs(s);
+    }
     if (!rc && pthread_create(&s->thread, NULL, engine_thread, s))
         rc = err_set(err, ERR_IO, "cannot start the engine thread");
     if (rc)
@@ -348,7 +357,19 @@ void scheduler_stats(const struct scheduler *s, struct engine_stats *out)
         .generated_tokens = atomic_load(&t->generated),
         .scored_tokens = atomic_load(&t->scored),
         .steps = atomic_load(&t->steps),
+        .prefix_lookup_tokens = atomic_load(&t->lookup),
+        .prefix_cached_blocks = atomic_load(&t->idle_blocks),
+        .drafted_tokens = atomic_load(&t->drafted),
+        .accepted_tokens = atomic_load(&t->accepted),
     };
+}
+
+void scheduler_drop_prefixes(struct scheduler *s)
+{
+    pthread_mutex_lock(&s->lock);
+    atomic_store(&s->drop, true);
+    pthread_cond_signal(&s->wake);
+    pthread_mutex_unlock(&s->lock);
 }
 
 void scheduler_set_on_step(struct scheduler *s, engine_on_step *fn, void *arg)

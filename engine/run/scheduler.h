@@ -18,12 +18,17 @@ struct scheduler_model {
     int n_embd, n_positions, vocab;
     int32_t eos; /* -1 = none */
     size_t max_token_bytes;
+    int least_rows; /* prompt rows that a step's fixed costs for prompts are worth; 0 = none */
+    bool one_role;  /* prompt and decode rows of the same text give the same bits */
 };
 
 struct scheduler_options {
     int max_batch, max_jobs, prefill_chunk_tokens; /* each >= 1 */
     int kv_blocks;                                 /* >= 1 */
-    struct pool *pool;                             /* borrowed; used by the engine thread */
+    int prefix_blocks;      /* unused blocks that the prefix cache may keep; 0 = no cache */
+    int speculative_tokens; /* 0 to SCHEDULER_MAX_DRAFT */
+    double row_price;       /* of a guess, in tokens; 0 = as measured, which is a matter of time */
+    struct pool *pool;      /* borrowed; used by the engine thread */
     const struct kernels *kernels;
     engine_on_step *on_step; /* may be NULL */
     void *on_step_arg;
@@ -33,6 +38,16 @@ struct scheduler;
 
 /* Rows of logits computed at once: the memory for logits, whatever the length of a prompt. */
 #define SCHEDULER_LOGIT_ROWS 32
+
+/* Guesses: most of one sequence, and of all sequences in a step. */
+#define SCHEDULER_MAX_DRAFT 16
+#define SCHEDULER_DRAFT_ROWS 32
+
+/* scheduler_rows -- most rows of a step. */
+static inline int scheduler_rows(int max_batch, int prefill_chunk_tokens, int speculative_tokens)
+{
+    return max_batch + prefill_chunk_tokens + (speculative_tokens > 0 ? SCHEDULER_DRAFT_ROWS : 0);
+}
 
 /* scheduler_open -- allocate all that steps will need and start the engine thread. The options are
  * copied.
@@ -46,6 +61,7 @@ void scheduler_close(struct scheduler *s);
 int scheduler_submit(struct scheduler *s, const struct job_spec *spec, struct job **out,
                      struct err *err);
 void scheduler_stats(const struct scheduler *s, struct engine_stats *out);
+void scheduler_drop_prefixes(struct scheduler *s); /* as engine_drop_prefixes() */
 void scheduler_set_on_step(struct scheduler *s, engine_on_step *fn, void *arg);
 
 #endif

@@ -23,7 +23,10 @@
 struct fake {
     int64_t kv[FAKE_BLOCKS][KV_BLOCK]; /* hash of 46 bits */
     const int32_t *script;             /* (FAKE_CTX) token that follows position p, or NULL */
-    unsigned step_us, row_us;          /* cost of a step, and of each of its rows */
+    float hint;    /* with a script: added to that token's logit; 0: it is certain */
+    bool one_role; /* what the scheduler is told; least_rows too */
+    int least_rows;
+    unsigned step_us, row_us; /* cost of a step, and of each of its rows */
     pthread_mutex_t lock;
     pthread_cond_t moved;
     long allowed, begun; /* steps that may begin (-1: all), and have begun */
@@ -77,7 +80,7 @@ static inline void fake_forward(void *ctx, const struct gpt2_step *step, float *
     int row = 0;
     for (int i = 0; i < step->n_seqs; i++) {
         const struct gpt2_seq *q = &step->seqs[i];
-        BUG_ON(q->n < 1 || (i < step->n_decode && q->n != 1));
+        BUG_ON(q->n < 1 || step->n_decode > step->n_seqs);
         for (int t = 0; t < q->n; t++, row++) {
             int pos = q->pos0 + t;
             int64_t before = pos ? *fake_slot(f, q, pos - 1) : 0;
@@ -96,7 +99,9 @@ static inline void fake_row(const struct fake *f, const float *hidden, float *lo
 {
     int64_t h = (int64_t)hidden[0] << 23 | (int64_t)hidden[1];
     rng_normal_fill(logits, FAKE_VOCAB, 2.0, (uint64_t)h, 5);
-    if (f->script) logits[f->script[(int)hidden[2]]] = 30;
+    if (!f->script) return;
+    float *said = &logits[f->script[(int)hidden[2]]];
+    *said = f->hint > 0 ? *said + f->hint : 30;
 }
 
 static inline void fake_logits(void *ctx, const float *hidden, const int32_t *rows, int n,
@@ -154,6 +159,8 @@ static inline struct scheduler *fake_open(struct fake *f, const struct scheduler
                                 .n_positions = FAKE_CTX,
                                 .vocab = FAKE_VOCAB,
                                 .eos = 0,
+                                .one_role = f->one_role,
+                                .least_rows = f->least_rows,
                                 .max_token_bytes = 4};
     struct scheduler *s = NULL;
     struct err err = {0};
@@ -177,6 +184,18 @@ static inline struct job_view fake_wait_done(const struct job *j)
     for (job_view(j, &v); !v.done; job_view(j, &v))
         usleep(200);
     return v;
+}
+
+/* fake_spec -- a job of n_tokens of `prompt` (borrowed) that goes on to its limit. */
+static inline struct job_spec fake_spec(const int32_t *prompt, size_t n_tokens, int max_tokens)
+{
+    struct job_spec s;
+    job_spec_default(&s);
+    s.tokens = prompt;
+    s.n_tokens = n_tokens;
+    s.max_tokens = max_tokens;
+    s.ignore_eos = true;
+    return s;
 }
 
 #endif

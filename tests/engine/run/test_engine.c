@@ -70,8 +70,10 @@ static struct job_spec member(uint64_t c)
     struct job_spec s;
     job_spec_default(&s);
     s.n_tokens = 1 + (size_t)(rng_uniform(c, 1, 0) * 50);
-    for (size_t i = 0; i < s.n_tokens; i++)
-        ids[c][i] = (int32_t)(rng_uniform(c, 1, 1 + i) * VOCAB);
+    for (size_t i = 0; i < s.n_tokens; i++) { /* four begin alike */
+        uint64_t of = i < 24 ? c / 4 : c;
+        ids[c][i] = (int32_t)(rng_uniform(of, 1, 1 + i) * VOCAB);
+    }
     s.tokens = ids[c];
     s.max_tokens = (int)(rng_uniform(c, 2, 0) * 30);
     s.score_from = c % 3 == 0 ? 0 : SIZE_MAX;
@@ -112,27 +114,13 @@ static void check_same(const struct job_spec *s, const struct job *a, const stru
     }
 }
 
-static void compare_crowds(const char *kernels, enum engine_kv_dtype kv)
+/* The whole crowd at once, twice: the second time with what the first left in the prefix cache. */
+static void compare_crowd(const struct engine_options *o, struct job **alone, uint64_t fingerprint)
 {
-    struct engine_options o = options(dir);
-    o.kernels = kernels;
-    o.kv_dtype = kv;
-    o.max_batch = 1;
-    o.threads = 1;
-    struct engine *e = open_engine(&o);
-    struct job *alone[CROWD], *crowd[CROWD];
-    for (uint64_t c = 0; c < CROWD; c++) {
-        struct job_spec s = member(c);
-        alone[c] = submit(e, &s);
-        wait_done(alone[c]);
-    }
-    engine_close(e);
-    const int chunk[] = {1, 13, 512};
-    for (int i = 0; i < 3; i++) {
-        o.max_batch = CROWD;
-        o.threads = 2;
-        o.prefill_chunk_tokens = chunk[i];
-        e = open_engine(&o);
+    struct job *crowd[CROWD];
+    struct engine *e = open_engine(o);
+    ck_assert_uint_eq(engine_info(e)->fingerprint, fingerprint); /* the same plans, too */
+    for (int round = 0; round < 2; round++) {
         for (uint64_t c = 0; c < CROWD; c++) {
             struct job_spec s = member(CROWD - 1 - c);
             crowd[CROWD - 1 - c] = submit(e, &s);
@@ -143,7 +131,44 @@ static void compare_crowds(const char *kernels, enum engine_kv_dtype kv)
             check_same(&s, alone[c], crowd[c]);
             job_unref(crowd[c]);
         }
-        engine_close(e);
+    }
+    struct engine_stats st;
+    engine_stats(e, &st);
+    ck_assert((st.prompt_tokens_cached > 0) == (o->prefix_cache_bytes > 0));
+    ck_assert(st.drafted_tokens == 0 || o->speculative_tokens > 0);
+    engine_close(e);
+}
+
+/* TTM layers are planned for the batch when that is below eight, and by measured rates: there
+ * `least_batch` is eight, one job at a time is alone all the same; the rates, of two threads, are in a file. */
+static void compare_crowds(const char *kernels, const char *kv, int least_batch)
+{
+    struct engine_options o = options(dir);
+    o.kernels = kernels;
+    o.kv_dtype = kv;
+    o.max_batch = least_batch;
+    o.threads = least_batch > 1 ? 2 : 1;
+    o.rates_file = path_join(temp_dir(), "rates");
+    struct engine *e = open_engine(&o);
+    uint64_t fingerprint = engine_info(e)->fingerprint;
+    struct job *alone[CROWD];
+    for (uint64_t c = 0; c < CROWD; c++) {
+        struct job_spec s = member(c);
+        alone[c] = submit(e, &s);
+        wait_done(alone[c]);
+    }
+    engine_close(e);
+    const struct {
+        int chunk, batch, draft;
+        size_t prefix;
+    } v[] = {{1, CROWD, 0, SIZE_MAX}, {13, least_batch + 6, 4, SIZE_MAX}, {512, CROWD, 16, 0}};
+    for (size_t i = 0; i < sizeof v / sizeof *v; i++) {
+        o.max_batch = v[i].batch;
+        o.threads = 2;
+        o.prefill_chunk_tokens = v[i].chunk;
+        o.speculative_tokens = v[i].draft;
+        o.prefix_cache_bytes = v[i].prefix;
+        compare_crowd(&o, alone, fingerprint);
     }
     for (int c = 0; c < CROWD; c++)
         job_unref(alone[c]);
@@ -152,9 +177,23 @@ static void compare_crowds(const char *kernels, enum engine_kv_dtype kv)
 START_TEST(thirty_two_at_once_get_what_each_gets_alone)
 {
     make_tiny();
-    compare_crowds(NULL, ENGINE_KV_F32);
-    compare_crowds(NULL, ENGINE_KV_F16);
-    compare_crowds("scalar", ENGINE_KV_F32);
+    compare_crowds(NULL, "f32", 1);
+    compare_crowds(NULL, "f16", 1);
+    compare_crowds(NULL, "int8", 1);
+    compare_crowds("scalar", "f32", 1);
+}
+END_TEST
+
+/* Decode and prompt rows of a TTM layer may take different ways, with different bits: what is reused and
+ * what is guessed must keep to its role. */
+START_TEST(so_they_do_with_ttm_layers)
+{
+    make_tiny();
+    make_model(dir, &(struct make_model){.positions = CTX,
+                                         .vocab = VOCAB,
+                                         .ttm = {NULL, NULL, "(4,8)(4,4)(2,4)", "(8,4)(4,4)(4,2)"},
+                                         .ttm_rank = 6});
+    compare_crowds(NULL, "f32", 8);
 }
 END_TEST
 
@@ -172,6 +211,7 @@ START_TEST(scores_are_the_log_softmax_of_the_naive_model)
 {
     make_tiny();
     struct engine_options o = options(dir);
+    o.kv_dtype = "f32";
     struct engine *e = open_engine(&o);
     struct naive_gpt2 *naive = naive_open(dir);
     static float logits[CTX * VOCAB];
@@ -225,6 +265,8 @@ START_TEST(steps_do_not_allocate)
 {
     make_tiny();
     struct engine_options o = options(dir);
+    o.speculative_tokens = 4;
+    o.prefix_cache_bytes = SIZE_MAX;
     struct engine *e = open_engine(&o);
     atomic_store(&at_first_step, -1);
     engine_set_on_step(e, count_at_step, NULL);
@@ -281,17 +323,29 @@ START_TEST(facts)
     ck_assert(i->kv_blocks == 3 * CTX / i->kv_block_tokens && i->kv_bytes > 0);
     ck_assert(i->threads >= 1 && i->threads <= 2 && i->max_batch == 3);
     ck_assert_str_eq(i->dtype, "F32");
-    ck_assert_str_eq(i->kv_dtype, "F32");
+    ck_assert_str_eq(i->kv_dtype, "F16");
     ck_assert(i->n_params > 0 && i->weight_bytes > 0 && i->file_bytes > 4 * i->n_params);
     uint64_t print = i->fingerprint;
     engine_close(e);
     o.kv_cache_bytes = 1; /* never less than one full context */
-    o.kv_dtype = ENGINE_KV_F16;
     e = open_engine(&o);
     ck_assert_int_eq(engine_info(e)->kv_blocks, CTX / engine_info(e)->kv_block_tokens);
-    ck_assert_str_eq(engine_info(e)->kv_dtype, "F16");
     ck_assert_uint_eq(engine_info(e)->fingerprint, print);
     engine_close(e);
+    static const char *const kv[][2] = {{"f32", "F32"}, {"int8", "I8"}};
+    for (size_t k = 0; k < 2; k++) { /* other numbers, other fingerprint */
+        o.kv_dtype = kv[k][0];
+        e = open_engine(&o);
+        ck_assert_str_eq(engine_info(e)->kv_dtype, kv[k][1]);
+        ck_assert_uint_ne(engine_info(e)->fingerprint, print);
+        engine_close(e);
+    }
+    o.kv_dtype = "auto";
+    o.dtype = "int8";
+    e = open_engine(&o);
+    ck_assert_str_eq(engine_info(e)->kv_dtype, "I8");
+    engine_close(e);
+    o.dtype = NULL;
     make_model(dir, &(struct make_model){.positions = CTX, .vocab = VOCAB, .seed = 5});
     e = open_engine(&o); /* other weights, other fingerprint */
     ck_assert_uint_ne(engine_info(e)->fingerprint, print);
@@ -379,6 +433,7 @@ static Suite *suite(void)
     TCase *t = tcase_create("engine");
     tcase_set_timeout(t, 60);
     tcase_add_test(t, thirty_two_at_once_get_what_each_gets_alone);
+    tcase_add_test(t, so_they_do_with_ttm_layers);
     tcase_add_test(t, scores_are_the_log_softmax_of_the_naive_model);
     tcase_add_test(t, steps_do_not_allocate);
     tcase_add_test(t, idle_costs_nothing);

@@ -31,20 +31,9 @@ static void teardown(void)
     fake_free(fake);
 }
 
-static struct job_spec spec(size_t n_tokens, int max_tokens)
-{
-    struct job_spec s;
-    job_spec_default(&s);
-    s.tokens = prompt;
-    s.n_tokens = n_tokens;
-    s.max_tokens = max_tokens;
-    s.ignore_eos = true;
-    return s;
-}
-
 static struct job *submit(size_t n_tokens, int max_tokens)
 {
-    struct job_spec s = spec(n_tokens, max_tokens);
+    struct job_spec s = fake_spec(prompt, n_tokens, max_tokens);
     return fake_submit(sched, &s);
 }
 
@@ -119,7 +108,7 @@ START_TEST(blocks_are_reserved_whole)
     ck_assert_int_eq(stats().kv_blocks_used, 6);
     fake_allow(fake, -1);
     ck_assert_int_eq(fake_wait_done(bigger).finish, FINISH_LENGTH);
-    struct job_spec s = spec(100, 62); /* 161 positions: 11 blocks can never be had */
+    struct job_spec s = fake_spec(prompt, 100, 62); /* 161 positions: 11 blocks can never be had */
     struct job *none = NULL;
     ck_assert_int_eq(scheduler_submit(sched, &s, &none, NULL), ERR_INVALID);
     s.max_tokens = 61;
@@ -143,7 +132,7 @@ START_TEST(the_queue_is_bounded)
     for (int i = 0; i < 3; i++)
         j[i] = submit(5, 200);
     fake_reach(fake, 1);
-    struct job_spec s = spec(5, 5);
+    struct job_spec s = fake_spec(prompt, 5, 5);
     ck_assert_int_eq(scheduler_submit(sched, &s, &more, NULL), ERR_FULL);
     s.n_tokens = 0; /* a bad request gives its place back */
     ck_assert_int_eq(scheduler_submit(sched, &s, &more, NULL), ERR_FULL);
@@ -196,11 +185,11 @@ START_TEST(deadlines)
     o.max_batch = 1;
     open_with(o);
     fake->allowed = 0;
-    struct job_spec s = spec(5, 100);
+    struct job_spec s = fake_spec(prompt, 5, 100);
     uint64_t end = clock_ns() + CLOCK_NS_PER_S; /* far enough to be admitted before */
     s.deadline_ns = end;
     struct job *running = fake_submit(sched, &s);
-    s = spec(5, 5);
+    s = fake_spec(prompt, 5, 5);
     s.queue_deadline_ns = clock_ns() + 20 * CLOCK_NS_PER_MS;
     struct job *waiting = fake_submit(sched, &s);
     s.queue_deadline_ns = 0;
@@ -274,7 +263,7 @@ START_TEST(the_last_notification_is_the_only_one_with_done)
     struct job *first = submit(3, 2); /* keeps the thread in a step while the ears get their jobs */
     fake_reach(fake, 1);
     for (int i = 0; i < 6; i++) {
-        struct job_spec s = spec(60, i * 5);
+        struct job_spec s = fake_spec(prompt, 60, i * 5);
         s.score_from = i % 2 ? 0 : SIZE_MAX;
         s.notify = hear;
         s.notify_arg = &ears[i];
@@ -357,24 +346,54 @@ START_TEST(prompts_share_a_step)
 }
 END_TEST
 
-/* Where rows are dear, steps take fewer of them than the configured chunk. */
-START_TEST(pieces_shrink_to_the_cost_of_a_row)
+/* The steps of a prompt that nobody else is beside, by a scheduler of its own. */
+static void read_alone(struct scheduler_options o, size_t tokens, struct steps *log)
 {
-    static struct steps log;
-    log.n = 0;
-    struct scheduler_options o = fake_options();
-    o.prefill_chunk_tokens = 240;
+    log->n = 0;
     open_with(o);
-    scheduler_set_on_step(sched, on_step, &log);
-    fake->row_us = 4000;
-    struct job *j = submit(250, 1);
+    scheduler_set_on_step(sched, on_step, log);
+    struct job *j = submit(tokens, 1);
     fake_wait_done(j);
     scheduler_close(sched);
     sched = NULL;
-    ck_assert_int_eq(log.log[0].prefill_rows, 64);
-    ck_assert_int_eq(log.log[1].prefill_rows, 16);
-    ck_assert_int_eq(log.log[2].prefill_rows, 16);
     job_unref(j);
+}
+
+/* Where rows are dear, steps take fewer of them than the configured chunk: not fewer than the model's
+ * fixed costs are worth. */
+START_TEST(pieces_shrink_to_the_cost_of_a_row)
+{
+    static struct steps log;
+    struct scheduler_options o = fake_options();
+    o.prefill_chunk_tokens = 240;
+    fake->row_us = 4000;
+    for (int least = 0; least <= 48; least += 48) {
+        fake->least_rows = least;
+        read_alone(o, 250, &log);
+        ck_assert_int_eq(log.log[0].prefill_rows, 64);
+        ck_assert_int_eq(log.log[1].prefill_rows, least ? 48 : 16);
+        ck_assert_int_eq(log.log[2].prefill_rows, least ? 48 : 16);
+    }
+}
+END_TEST
+
+/* Fixed costs worth 64 rows: a step of 64 says what 200 take. If it were all put down to its rows, so would
+ * the next one be, and the prompt would be read in pieces for ever. The fake may oversleep: some tries. */
+START_TEST(fixed_costs_are_not_the_rows)
+{
+    static struct steps log;
+    struct scheduler_options o = fake_options();
+    bool whole = false;
+    o.prefill_chunk_tokens = 240;
+    fake->step_us = 25000;
+    fake->row_us = 390;
+    fake->least_rows = 64;
+    for (int i = 0; i < 10 && !whole; i++) {
+        read_alone(o, 200, &log);
+        ck_assert_int_eq(log.log[0].prefill_rows, 64);
+        whole = log.log[1].prefill_rows == 136;
+    }
+    ck_assert(whole);
 }
 END_TEST
 
@@ -455,6 +474,7 @@ static Suite *suite(void)
     tcase_add_test(t, the_last_notification_is_the_only_one_with_done);
     tcase_add_test(t, prompts_share_a_step);
     tcase_add_test(t, pieces_shrink_to_the_cost_of_a_row);
+    tcase_add_test(t, fixed_costs_are_not_the_rows);
     tcase_add_test(t, pieces_do_not_pay_for_the_step);
     tcase_add_test(t, idle_costs_nothing);
     suite_add_tcase(s, t);
