@@ -70,9 +70,9 @@ static void carve(struct backprop *b, struct carver *v)
     }
     b->attention_floats = attention_scratch_floats(b->net, b->o.length);
     b->attention = floats(v, (size_t)pool_threads(b->pool) * b->attention_floats);
-    b->logits = floats(v, b->chunk * b->vocab);
-    b->teacher_logits = b->o.teacher ? floats(v, b->chunk * b->vocab) : NULL;
-    b->soft = b->o.teacher ? floats(v, (size_t)pool_threads(b->pool) * b->vocab) : NULL;
+    b->logits = floats(v, b->chunk * b->outputs);
+    b->teacher_logits = b->o.teacher ? floats(v, b->chunk * b->outputs) : NULL;
+    b->soft = b->o.teacher ? floats(v, (size_t)pool_threads(b->pool) * b->outputs) : NULL;
     b->row_loss = take(v, b->rows, sizeof(double));
     b->row_distil = take(v, b->rows, sizeof(double));
     for (int i = 0; i < b->net->cfg.n_layer; i++)
@@ -98,7 +98,8 @@ static struct backprop *describe(const struct net *net, const struct backprop_op
     b->heads = (size_t)net->cfg.n_head;
     b->d = b->c / b->heads;
     b->vocab = (size_t)net->cfg.vocab_size;
-    b->chunk = CHUNK_FLOATS / b->vocab;
+    b->outputs = net->outputs;
+    b->chunk = CHUNK_FLOATS / b->outputs;
     if (b->chunk < CHUNK_MIN_ROWS) b->chunk = CHUNK_MIN_ROWS;
     if (b->chunk > b->rows) b->chunk = b->rows;
     b->layers = mem_calloc((size_t)net->cfg.n_layer, sizeof *b->layers);
@@ -157,7 +158,7 @@ static struct pass begin(struct backprop *b, const float *w, const struct backpr
     BUG_ON(p.rows > b->rows || batch->length > b->o.length);
     for (size_t r = 0; r < p.rows; r++) {
         BUG_ON(batch->tokens[r] < 0 || (size_t)batch->tokens[r] >= b->vocab);
-        BUG_ON(batch->targets && batch->targets[r] >= (int32_t)b->vocab);
+        BUG_ON(batch->targets && batch->targets[r] >= (int32_t)b->outputs);
     }
     return p;
 }

@@ -10,9 +10,9 @@
 #include "models/train/net.h"
 #include "models/train/ttm_grad.h"
 
-/* Loss and gradients of a GPT-2 on a batch of sequences of one length. What the backward pass needs
- * of the forward pass lies in one arena whose size is known at start; nothing is allocated in a
- * step. The same bits come out with any number of threads. */
+/* Loss and gradients of a GPT-2, language model or classifier, on a batch of sequences of one length.
+ * What the backward pass needs of the forward pass lies in one arena whose size is known at start;
+ * nothing is allocated in a step. The same bits come out with any number of threads. */
 struct backprop;
 
 struct backprop_options {
@@ -47,10 +47,12 @@ struct backprop_teacher {
 };
 
 struct backprop_batch {
-    const int32_t *tokens;  /* (B, T) ids below V; borrowed */
-    const int32_t *targets; /* (B, T) what follows each token; -1 = nothing to learn there */
+    /* (B, T) ids below the vocabulary; and what follows each token, of a classifier the label that is to be
+     * told there; -1 = nothing to learn there. Borrowed. */
+    const int32_t *tokens, *targets;
     size_t sequences, length;
-    uint64_t draw;                          /* number of this batch: selects the dropout masks */
+    uint64_t draw; /* number of this batch: selects the dropout masks; */
+    size_t first;  /* and where in it these sequences are, when others have the rest of it */
     const struct backprop_teacher *teacher; /* NULL: none */
 };
 

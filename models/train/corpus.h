@@ -7,6 +7,7 @@
 #include "engine/base/pool.h"
 #include "engine/gpt2/tokenizer.h"
 #include "models/tool.h"
+#include "models/train/order.h"
 
 /* A text as token ids, tokenised once: the ids are in a cache file, memory-mapped. Documents are
  * separated by lines that hold "<|endoftext|>" and nothing else; each is tokenised by itself and
@@ -39,10 +40,7 @@ struct batches {
     const struct corpus *corpus; /* borrowed */
     size_t length;               /* tokens of a block */
     size_t blocks;               /* of an epoch */
-    uint64_t seed;
-    uint64_t epoch;  /* whose order is in `order` */
-    uint32_t *order; /* (blocks) owned */
-    size_t offset;
+    struct order order;
 };
 
 /* batches_open -- Errors  ERR_INVALID when the corpus has no block. */

@@ -18,16 +18,7 @@ void linear_forward(const struct pass *p, int layer, int which, const float *x, 
         ttm_grad_forward(&b->plans[layer][which], &b->compute, cores, x, p->rows, y, b->ttm);
         return;
     }
-    gemm(&b->compute, &(struct gemm){.m = p->rows,
-                                     .n = l->out,
-                                     .k = l->in,
-                                     .alpha = 1,
-                                     .a = x,
-                                     .lda = l->in,
-                                     .b = p->w + l->weight,
-                                     .ldb = l->out,
-                                     .c = y,
-                                     .ldc = l->out});
+    gemm_product(&b->compute, false, false, p->rows, l->out, l->in, x, p->w + l->weight, 0, y);
 }
 
 void linear_backward(const struct pass *p, int layer, int which, const float *x, const float *dy,
@@ -45,27 +36,6 @@ void linear_backward(const struct pass *p, int layer, int which, const float *x,
                           b->ttm);
         return;
     }
-    gemm(&b->compute, &(struct gemm){.ta = true,
-                                     .m = l->in,
-                                     .n = l->out,
-                                     .k = p->rows,
-                                     .alpha = 1,
-                                     .beta = 1,
-                                     .a = x,
-                                     .lda = l->in,
-                                     .b = dy,
-                                     .ldb = l->out,
-                                     .c = p->grad + l->weight,
-                                     .ldc = l->out});
-    gemm(&b->compute, &(struct gemm){.tb = true,
-                                     .m = p->rows,
-                                     .n = l->in,
-                                     .k = l->out,
-                                     .alpha = 1,
-                                     .a = dy,
-                                     .lda = l->out,
-                                     .b = p->w + l->weight,
-                                     .ldb = l->out,
-                                     .c = dx,
-                                     .ldc = l->in});
+    gemm_product(&b->compute, true, false, l->in, l->out, p->rows, x, dy, 1, p->grad + l->weight);
+    gemm_product(&b->compute, false, true, p->rows, l->in, l->out, dy, p->w + l->weight, 0, dx);
 }

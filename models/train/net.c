@@ -127,12 +127,20 @@ static void lay_out(struct net *net)
         if (strstr(c.name, "ln_f.bias")) net->ln_f_bias = at;
         if (strstr(c.name, "lm_head.")) net->head = at;
     }
+    net->outputs = (size_t)net->cfg.vocab_size;
+    if (!net->labels) return;
+    net->outputs = (size_t)net->labels;
+    struct net_tensor *t = add(net, "score.weight", CHECKPOINT_WEIGHT);
+    t->n_dims = 2;
+    t->shape[0] = net->outputs;
+    t->shape[1] = (size_t)net->cfg.n_embd;
+    net->head = place(net, t);
 }
 
-int net_init(struct net *net, const struct gpt2_config *cfg, bool untied, const net_shapes *shapes,
-             struct err *err)
+/* *net holds what kind of model it is to be. */
+static int init(struct net *net, const net_shapes *shapes, struct err *err)
 {
-    *net = (struct net){.cfg = *cfg, .untied = untied};
+    const struct gpt2_config *cfg = &net->cfg;
     net->layers = mem_calloc((size_t)cfg->n_layer, sizeof *net->layers);
     int rc = 0;
     int sizes[NET_LINEARS][2];
@@ -158,6 +166,20 @@ int net_init(struct net *net, const struct gpt2_config *cfg, bool untied, const 
     return 0;
 }
 
+int net_init(struct net *net, const struct gpt2_config *cfg, bool untied, const net_shapes *shapes,
+             struct err *err)
+{
+    *net = (struct net){.cfg = *cfg, .untied = untied};
+    return init(net, shapes, err);
+}
+
+int net_init_classifier(struct net *net, const struct gpt2_config *cfg, int labels,
+                        const net_shapes *shapes, struct err *err)
+{
+    *net = (struct net){.cfg = *cfg, .labels = labels};
+    return init(net, shapes, err);
+}
+
 void net_release(struct net *net)
 {
     free(net->layers);
@@ -167,7 +189,7 @@ void net_release(struct net *net)
 
 size_t net_matmul_params(const struct net *net)
 {
-    size_t n = (size_t)net->cfg.vocab_size * (size_t)net->cfg.n_embd;
+    size_t n = net->outputs * (size_t)net->cfg.n_embd;
     for (int i = 0; i < net->cfg.n_layer; i++)
         for (int j = 0; j < NET_LINEARS; j++)
             n += net->layers[i].linear[j].in * net->layers[i].linear[j].out;

@@ -41,9 +41,12 @@ struct net_layer {
 struct net {
     struct gpt2_config cfg;
     bool untied;
-    size_t wte, wpe, ln_f_weight, ln_f_bias, head; /* offsets; head == wte when tied */
-    struct net_layer *layers;                      /* (n_layer) owned */
-    struct net_tensor *tensors;                    /* (n_tensors) owned, in the file's order */
+    int labels; /* of a classifier, whose head is score.weight (labels, C); 0 = a language model */
+    size_t wte, wpe, ln_f_weight, ln_f_bias;
+    size_t head;                /* (outputs, C); == wte when tied */
+    size_t outputs;             /* vocab_size, or labels */
+    struct net_layer *layers;   /* (n_layer) owned */
+    struct net_tensor *tensors; /* (n_tensors) owned, in the file's order */
     size_t n_tensors;
     size_t floats; /* of the flat array, gaps included */
     size_t params; /* without gaps */
@@ -60,6 +63,11 @@ typedef struct ttm_shape net_shapes[NET_LINEARS];
  */
 int net_init(struct net *net, const struct gpt2_config *cfg, bool untied, const net_shapes *shapes,
              struct err *err);
+
+/* net_init_classifier -- the same with the head of GPT2ForSequenceClassification in place of the LM head:
+ * score.weight (labels, C), no bias. */
+int net_init_classifier(struct net *net, const struct gpt2_config *cfg, int labels,
+                        const net_shapes *shapes, struct err *err);
 void net_release(struct net *net);
 
 /* net_matmul_params -- parameters that take part in matrix products, the tied head counted as one: the
@@ -91,10 +99,26 @@ int net_shapes_of(const struct st_set *st, const struct gpt2_config *cfg, net_sh
 /* net_has_head -- whether a checkpoint has an LM head that is not its token embedding. */
 bool net_has_head(const struct st_set *st);
 
+/* net_has_score -- whether a checkpoint has the head of a classifier with so many labels. */
+bool net_has_score(const struct st_set *st, int labels);
+
 /* net_load -- the checkpoint's tensors into w, widened to f32. Names with or without "transformer." and
- * "module."; cores also as "ttm.tt.cores". A TTM layer without a bias gets one of zeros.
+ * "module."; cores also as "ttm.tt.cores". A TTM layer without a bias gets one of
+ * zeros, a classifier a head of zeros from a checkpoint that has none of its labels.
  * Errors  ERR_MISSING, ERR_INVALID naming the tensor; w is partly written then. */
 int net_load(const struct net *net, const struct st_set *st, float *w, struct err *err);
+
+/* net_open -- a model directory as layout and parameters.
+ *
+ *   labels  of a classifier, 0 = a language model
+ *   w       (net->floats) receives memory of mem_map(); NULL after some failures
+ *
+ * Errors  those of gpt2_config_load(), st_open(), net_shapes_of(), net_init(), net_load(); ERR_NOMEM.
+ *         *net and *w are to be released also then. */
+int net_open(struct net *net, float **w, const char *dir, int labels, struct err *err);
+
+/* net_fits_tokenizer -- that all ids of the tokenizer in `dir` are the model's. Errors  ERR_INVALID. */
+int net_fits_tokenizer(const struct net *net, int32_t vocab, const char *dir, struct err *err);
 
 /* net_save -- all tensors as a safetensors file (replaced atomically). Errors  ERR_IO. */
 int net_save(const struct net *net, const float *w, enum dtype t, const char *path,

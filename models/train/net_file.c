@@ -2,8 +2,10 @@
  * refuses what it cannot serve; here the same tensors are wanted row by row in f32. What a file's tensors
  * are called, and what makes a layer a TTM, is ttm_tensors' to say. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/mem.h"
 #include "engine/gpt2/ttm_tensors.h"
 #include "models/train/net.h"
 
@@ -40,6 +42,12 @@ bool net_has_head(const struct st_set *st)
     const struct st_tensor *head = find(st, "lm_head.weight"), *wte = find(st, "wte.weight");
     return head && !(wte && head->bytes == wte->bytes && head->dtype == wte->dtype &&
                      memcmp(head->data, wte->data, wte->bytes) == 0);
+}
+
+bool net_has_score(const struct st_set *st, int labels)
+{
+    const struct st_tensor *score = find(st, "score.weight");
+    return score && score->n_dims == 2 && score->shape[0] == (size_t)labels;
 }
 
 static bool of_ttm(const struct net *net, const struct net_tensor *t)
@@ -92,12 +100,46 @@ int net_load(const struct net *net, const struct st_set *st, float *w, struct er
             s = find(st, t->name);
         else if (t->core < cores.shape.d)
             s = cores.core[t->core];
-        if (!s && of_ttm(net, t)) continue;
+        bool score = net->labels && t->offset == net->head;
+        if ((!s && of_ttm(net, t)) || (score && !net_has_score(st, net->labels))) continue;
         if (!s) return err_set(err, ERR_MISSING, "tensor %s is missing", t->name);
         rc = load_tensor(t, s, w, err);
         if (rc) return rc;
     }
     return 0;
+}
+
+int net_open(struct net *net, float **w, const char *dir, int labels, struct err *err)
+{
+    struct gpt2_config cfg;
+    struct st_set *st = NULL;
+    net_shapes *shapes = NULL;
+    void *p = NULL;
+    int rc = gpt2_config_load(&cfg, dir, err);
+    if (!rc) rc = st_open(&st, dir, err);
+    if (rc) goto out;
+    shapes = mem_alloc((size_t)cfg.n_layer * sizeof *shapes);
+    rc = net_shapes_of(st, &cfg, shapes, err);
+    if (!rc) cfg.tie_word_embeddings = labels || !net_has_head(st);
+    if (!rc)
+        rc = labels ? net_init_classifier(net, &cfg, labels, shapes, err)
+                    : net_init(net, &cfg, net_has_head(st), shapes, err);
+    if (!rc) rc = mem_map(&p, net->floats * sizeof **w, "parameters", err);
+    *w = p;
+    if (!rc) rc = net_load(net, st, *w, err);
+    rc = st_verify(st, rc, err);
+out:
+    free(shapes);
+    st_close(st);
+    return rc;
+}
+
+int net_fits_tokenizer(const struct net *net, int32_t vocab, const char *dir, struct err *err)
+{
+    if (vocab <= net->cfg.vocab_size) return 0;
+    return err_set_param(err, ERR_INVALID, "vocab",
+                         "the tokenizer in %s has ids up to %d, the model only up to %d", dir,
+                         (int)vocab - 1, net->cfg.vocab_size - 1);
 }
 
 int net_save(const struct net *net, const float *w, enum dtype type, const char *path,

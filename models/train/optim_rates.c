@@ -27,23 +27,6 @@ size_t optim_core_floats(const struct ttm_shape *s)
     return 2 * r * r + most;
 }
 
-static void product(const struct compute *c, bool ta, bool tb, size_t m, size_t n, size_t k,
-                    const float *a, const float *b, float *out)
-{
-    gemm(c, &(struct gemm){.ta = ta,
-                           .tb = tb,
-                           .m = m,
-                           .n = n,
-                           .k = k,
-                           .alpha = 1,
-                           .a = a,
-                           .lda = ta ? m : k,
-                           .b = b,
-                           .ldb = tb ? k : n,
-                           .c = out,
-                           .ldc = n});
-}
-
 /* sum over i of a[i] b[i], long vectors */
 static double inner(const struct compute *c, const float *a, const float *b, size_t n)
 {
@@ -63,12 +46,12 @@ static double pass(const struct compute *c, const struct ttm_shape *s, int k, bo
         for (size_t i = 0; i < ra * mid * rb; i++)
             mixed[i] = gram[0] * core[i];
     } else if (from_left) {
-        product(c, false, false, ra, mid * rb, ra, gram, core, mixed);
+        gemm_product(c, false, false, ra, mid * rb, ra, gram, core, 0, mixed);
     } else {
-        product(c, false, false, ra * mid, rb, rb, core, gram, mixed);
+        gemm_product(c, false, false, ra * mid, rb, rb, core, gram, 0, mixed);
     }
-    if (next && from_left) product(c, true, false, rb, rb, ra * mid, core, mixed, next);
-    if (next && !from_left) product(c, false, true, ra, ra, mid * rb, core, mixed, next);
+    if (next && from_left) gemm_product(c, true, false, rb, rb, ra * mid, core, mixed, 0, next);
+    if (next && !from_left) gemm_product(c, false, true, ra, ra, mid * rb, core, mixed, 0, next);
     return inner(c, core, mixed, ra * mid * rb);
 }
 

@@ -2,7 +2,8 @@
 #define TTMD_MODELS_TRAIN_PARTS_H
 
 /* The inside of backprop: what its files share. Shape letters: B sequences of T tokens, rows = B*T;
- * C channels, I inner width, H heads of size D, V vocabulary. */
+ * C channels, I inner width, H heads of size D, V rows of the LM head (the vocabulary) or of a
+ * classifier's (its labels). */
 #include "engine/kernels/gemm.h"
 #include "engine/kernels/grad.h"
 #include "models/train/backprop.h"
@@ -32,6 +33,7 @@ struct backprop {
     struct pool *pool;            /* of compute */
     size_t rows;                  /* B*T of the largest batch */
     size_t c, inner, heads, d, vocab;
+    size_t outputs; /* V */
 
     void *arena; /* owned */
     size_t bytes;
@@ -67,7 +69,7 @@ struct pass {
 /* Where dropout is applied: part of the random stream. */
 enum site { SITE_EMBED, SITE_ATTENTION, SITE_ATTN_RESID, SITE_MLP_RESID, SITES };
 
-/* dropout_rows -- x[i] = kept ? x[i] / (1 - p) : 0 for n elements that are number `first`.. of their
+/* dropout_apply -- x[i] = kept ? x[i] / (1 - p) : 0 for n elements that are number `first`.. of their
  * site; the same call gives the same mask. No-op without dropout. */
 void dropout_apply(const struct pass *p, int layer, enum site site, uint64_t first, float *x,
                    size_t n);

@@ -18,6 +18,8 @@ void dropout_apply(const struct pass *p, int layer, enum site site, uint64_t fir
     uint64_t stream =
         (p->batch->draw * (uint64_t)p->b->net->cfg.n_layer + (uint64_t)layer) * SITES +
         (uint64_t)site;
+    uint64_t length = p->batch->length;
+    first += p->batch->first * length * (site == SITE_ATTENTION ? p->b->heads * length : p->b->c);
     float keep = 1.0F / (1.0F - p->dropout);
     uint32_t limit = (uint32_t)((double)p->dropout * 4294967296.0), word[4] = {0};
     uint64_t have = UINT64_MAX;

@@ -60,9 +60,11 @@ int runlog_step(struct runlog *l, const struct runlog_step *s, struct err *err)
     return end_line(l, err);
 }
 
-int runlog_valid(struct runlog *l, uint64_t step, double loss, struct err *err)
+int runlog_valid(struct runlog *l, uint64_t step, double loss, double accuracy, struct err *err)
 {
-    fprintf(l->f, "{\"step\": %llu, \"valid_loss\": %.9g}\n", (unsigned long long)step, loss);
+    fprintf(l->f, "{\"step\": %llu, \"valid_loss\": %.9g", (unsigned long long)step, loss);
+    if (accuracy >= 0) fprintf(l->f, ", \"accuracy\": %.9g", accuracy);
+    fputs("}\n", l->f);
     return end_line(l, err);
 }
 

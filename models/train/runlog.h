@@ -8,7 +8,7 @@
 
 /* The log of a run: one JSON object a line, for `ttm plot` and whoever reads JSON.
  *   {"step": 1, "loss": 9.01, "lr": 6e-06, "grad_norm": 2.1, "tokens": 2048, "tokens_per_s": 3000}
- *   {"step": 250, "valid_loss": 5.2} */
+ *   {"step": 250, "valid_loss": 5.2} and, of a classifier, "accuracy": 0.8 */
 struct runlog {
     FILE *f;    /* owned */
     char *path; /* owned */
@@ -23,7 +23,8 @@ struct runlog_step {
  * when keep is 0. Errors  ERR_IO. */
 int runlog_open(struct runlog *l, const char *path, uint64_t keep, struct err *err);
 int runlog_step(struct runlog *l, const struct runlog_step *s, struct err *err);
-int runlog_valid(struct runlog *l, uint64_t step, double loss, struct err *err);
+int runlog_valid(struct runlog *l, uint64_t step, double loss, double accuracy,
+                 struct err *err);                  /* accuracy < 0: none */
 int runlog_sync(struct runlog *l, struct err *err); /* to the disk */
 void runlog_close(struct runlog *l);
 

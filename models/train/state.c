@@ -43,7 +43,7 @@ int state_save(const char *path, const struct net *net, const struct train_state
 {
     struct header h;
     struct atomic_file f;
-    size_t bytes = net->floats * sizeof *w;
+    size_t bytes = s->step ? net->floats * sizeof *w : 0;
     memset(&h, 0, sizeof h); /* no byte of padding is left to chance */
     memcpy(h.magic, magic, sizeof magic);
     h.layout = layout(net);
@@ -106,13 +106,23 @@ int state_load(const char *path, const struct net *net, struct train_state *s, f
     if (fd < 0)
         return err_set(err, errno == ENOENT ? ERR_MISSING : ERR_IO, "cannot open %s: %s", path,
                        strerror(errno));
-    size_t bytes = net->floats * sizeof *w;
     int rc = get(fd, &h, sizeof h, path, err);
     if (!rc) rc = check(&h, net, s, path, err);
+    size_t bytes = !rc && h.s.step ? net->floats * sizeof *w : 0;
     if (!rc) rc = get(fd, w, bytes, path, err);
     if (!rc) rc = get(fd, m, bytes, path, err);
     if (!rc) rc = get(fd, v, bytes, path, err);
     if (!rc) *s = h.s;
     close(fd);
     return rc;
+}
+
+bool state_begun(const char *path)
+{
+    struct header h;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return errno != ENOENT;
+    bool whole = get(fd, &h, sizeof h, path, NULL) == 0;
+    close(fd);
+    return !whole || memcmp(h.magic, magic, sizeof magic) != 0 || h.s.step > 0;
 }

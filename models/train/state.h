@@ -15,14 +15,19 @@ struct train_state {
     uint64_t seed, batch, block, accumulate, corpus_tokens;
 };
 
-/* state_save -- atomically. w, m, v are of the net's layout. Errors  ERR_IO: the old file stays. */
+/* state_save -- atomically. w, m, v are of the net's layout; at step 0 they are what the flags make of
+ * them, and left out. Errors  ERR_IO: the old file stays. */
 int state_save(const char *path, const struct net *net, const struct train_state *s, const float *w,
                const float *m, const float *v, struct err *err);
 
-/* state_load -- *s holds what must be the same (seed..corpus_tokens) and receives the rest.
+/* state_load -- *s holds what must be the same (seed..corpus_tokens) and receives the rest;
+ * w, m and v are left alone at step 0.
  * Errors  ERR_IO, ERR_MISSING; ERR_INVALID naming what differs from the run that was saved, or a
  *         file that is cut short; *s and the arrays may be partly written then. */
 int state_load(const char *path, const struct net *net, struct train_state *s, float *w, float *m,
                float *v, struct err *err);
+
+/* state_begun -- whether a file is the state of a run that has done a step, or none of ours. */
+bool state_begun(const char *path);
 
 #endif

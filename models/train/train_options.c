@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "models/eval_data.h"
+
 #define FIELD(f) offsetof(struct train_args, f)
 #define FLAG_INT(name, f, min, max, help)                        \
     {                                                            \
@@ -27,8 +29,9 @@
 #define MANY 1e15
 
 static const struct option table[] = {
-    FLAG_TEXT("data", data, "FILE", "plain text to train on (required)"),
-    FLAG_TEXT("valid", valid, "FILE", "plain text to validate with"),
+    FLAG_TEXT("data", data, "FILE", "plain text to train on; of a task, its train.tsv (required)"),
+    FLAG_TEXT("valid", valid, "FILE", "the same to validate with; of a task, its dev.tsv"),
+    FLAG_CHOICE("task", task, EVAL_LABEL_TASKS, "train a classifier for this task of GLUE"),
     {"out", 'o', OPTION_STRING, FIELD(out), "DIR", 0, 0, NULL, "where the model goes (required)"},
     FLAG_TEXT("from", from, "DIR", "go on from this model, dense or TTM, with new moments"),
     FLAG_TEXT("config", config, "DIR", "sizes from this directory's config.json"),
@@ -51,7 +54,7 @@ static const struct option table[] = {
     FLAG_NUMBER("minutes", minutes, 0, 1e6, "time in steps in all; the schedule follows the clock"),
     FLAG_INT("batch", batch, 1, 65536, "sequences computed together (default 8)"),
     FLAG_INT("block", block, 1, SIZES_MAX,
-             "tokens of a sequence (default: positions, at most 256)"),
+             "tokens of a sequence (default: positions, at most 256; of a task its longest)"),
     FLAG_INT("accumulate", accumulate, 1, 65536, "batches of one optimiser step (default 1)"),
     FLAG_NUMBER("lr", lr, 0, 10, "learning rate after warm-up (default 6e-4)"),
     FLAG_NUMBER("min-lr", min_lr, 0, 1, "at the end of the cosine, as a share (default 0.1)"),
@@ -83,7 +86,8 @@ static const struct options options = {
     .arguments = "",
     .about =
         "Trains a GPT-2, dense or with TTM layers, on plain text in which lines that hold\n"
-        "\"<|endoftext|>\" separate documents. --out becomes a model directory: the best\n"
+        "\"<|endoftext|>\" separate documents; with --task, a classifier of sentences. --out "
+        "becomes a model directory: the best\n"
         "checkpoint so far, with log.jsonl (see ttm plot) and train.state for --resume.\n"
         "SIGINT and SIGTERM save and end the run.",
     .table = table,
@@ -109,6 +113,8 @@ static int check(const struct train_args *a, struct err *err)
             "--from brings the model's shapes: no --config, --ttm-rank, --ttm-shape");
     if (a->ttm_shape && !a->ttm_rank)
         return err_set_param(err, ERR_MISSING, "ttm-rank", "--ttm-shape needs --ttm-rank");
+    if (a->task && a->teacher)
+        return err_set_param(err, ERR_INVALID, "teacher", "--task goes without --teacher");
     if (a->resume && a->force)
         return err_set_param(err, ERR_INVALID, "force", "--resume and --force exclude each other");
     return 0;

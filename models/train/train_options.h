@@ -7,6 +7,7 @@
 /* The flags of `ttm train`. */
 struct train_args {
     const char *data, *valid, *out;
+    const char *task; /* NULL: a language model */
     const char *from, *config, *tokenizer;
     struct sizes sizes;
     const char *activation;

@@ -49,96 +49,81 @@ static void zero(void *arg, size_t begin, size_t end, int worker)
 static int take_step(struct trainer *r, struct runlog_step *out, struct err *err)
 {
     const struct train_args *a = &r->a;
-    size_t block = (size_t)a->block, batch = (size_t)a->batch;
-    float scale = 1.0F / (float)(batch * block * (size_t)a->accumulate);
-    double loss = 0, distil = 0;
-    uint64_t draw = r->state.step * (uint64_t)a->accumulate;
+    size_t batch = (size_t)a->batch, accumulate = (size_t)a->accumulate;
+    float scale = 1.0F / (float)(batch * (r->source.task ? 1 : (size_t)a->block) * accumulate);
+    double loss[2] = {0}; /* of the text, of the teacher */
+    uint64_t draw = r->state.step * accumulate;
+    struct source_batch want = {.total = batch};
+    parallel_share(&r->parallel, batch, &want.from, &want.n);
     pool_for(r->c.pool, r->net.floats, (size_t)1 << 18, zero, r->grad);
-    for (int64_t i = 0; i < a->accumulate; i++) {
+    for (size_t i = 0; i < accumulate; i++) {
         struct backprop_loss l;
-        for (size_t k = 0; k < batch; k++)
-            batches_get(&r->batches, (draw + (uint64_t)i) * batch + k, r->tokens + k * block,
-                        r->targets + k * block);
-        struct backprop_batch b = {.tokens = r->tokens,
-                                   .targets = r->targets,
-                                   .sequences = batch,
-                                   .length = block,
-                                   .draw = draw + (uint64_t)i,
-                                   .teacher = r->teacher.model ? &r->teacher : NULL};
+        struct backprop_batch b;
+        want.first = (draw + i) * batch;
+        out->tokens += source_train(&r->source, &want, r->tokens, r->targets, &b);
+        b.draw = draw + i;
+        b.teacher = r->teacher.model ? &r->teacher : NULL;
         backprop_step(r->backprop, r->w, &b, scale, r->grad, &l);
-        loss += l.sum * (double)scale;
-        distil += l.distil * (double)scale;
+        loss[0] += l.sum * (double)scale;
+        loss[1] += l.distil * (double)scale;
     }
+    parallel_sum(&r->parallel, loss, 2);
+    parallel_sum_floats(&r->parallel, r->grad, r->net.floats);
     out->lr = rate_of(r);
     out->grad_norm = optim_step(&r->optim, &r->c, r->w, r->grad, (float)out->lr, r->state.step + 1);
-    if (!isfinite(loss) || !isfinite(out->grad_norm))
+    if (!isfinite(loss[0]) || !isfinite(out->grad_norm))
         return err_set(err, ERR_INTERNAL,
                        "step %llu: the loss is %g, the gradient's norm %g; a lower --lr may help",
-                       (unsigned long long)r->state.step + 1, loss, out->grad_norm);
+                       (unsigned long long)r->state.step + 1, loss[0], out->grad_norm);
     r->state.step++;
-    r->state.tokens += batch * block * (uint64_t)a->accumulate;
+    r->state.tokens += out->tokens;
     out->step = r->state.step;
-    out->tokens = r->state.tokens;
-    out->loss = loss;
-    out->distil = r->teacher.model ? distil : -1;
+    out->loss = loss[0];
+    out->distil = r->teacher.model ? loss[1] : -1;
     return 0;
-}
-
-double trainer_validate(struct trainer *r)
-{
-    size_t block = (size_t)r->a.block, batch = (size_t)r->a.batch, count = 0;
-    size_t all = (r->valid.n - 1) / block, want = (size_t)r->a.valid_tokens / block;
-    if (want < 1) want = 1;
-    if (want > all) want = all;
-    double sum = 0;
-    for (size_t i = 0; i < want; i += batch) {
-        struct backprop_loss l;
-        size_t n = want - i < batch ? want - i : batch;
-        for (size_t k = 0; k < n; k++) {
-            size_t at = (i + k) * all / want * block; /* evenly spaced, the same every time */
-            corpus_read(&r->valid, at, block, r->tokens + k * block);
-            corpus_read(&r->valid, at + 1, block, r->targets + k * block);
-        }
-        struct backprop_batch b = {.tokens = r->tokens, .targets = r->targets, .sequences = n};
-        b.length = block;
-        backprop_loss(r->backprop, r->w, &b, &l);
-        sum += l.sum;
-        count += l.tokens;
-    }
-    return sum / (double)count;
 }
 
 static int export_model(struct trainer *r, struct err *err)
 {
-    enum dtype t = !strcmp(r->a.dtype, "bf16")  ? DTYPE_BF16
-                   : !strcmp(r->a.dtype, "f16") ? DTYPE_F16
-                                                : DTYPE_F32;
     char *path = outdir_join(r->a.out, "model.safetensors");
-    int rc = net_save(&r->net, r->w, t, path, err);
+    int rc = net_save(&r->net, r->w, trainer_dtype(r), path, err);
     if (!rc) rc = atomic_file_sync_dir(path, err);
     free(path);
     if (!rc) r->exported = true;
     return rc;
 }
 
+static void print_valid(const struct trainer *r, const struct trainer_valid *v, bool best)
+{
+    FILE *f = r->tool->log;
+    fprintf(f, "%sstep %llu: validation loss %.4f, ", isatty(fileno(f)) ? "\r\x1b[K" : "",
+            (unsigned long long)r->state.step, v->loss);
+    if (v->accuracy >= 0)
+        fprintf(f, "accuracy %.4f%s\n", v->accuracy, best ? ", the best so far" : "");
+    else
+        fprintf(f, "perplexity %.2f%s\n", exp(v->loss), best ? ", the best so far" : "");
+}
+
 /* Validate; keep the model when it is the best so far. Without a validation text the last one is. */
 static int evaluate(struct trainer *r, struct err *err)
 {
-    if (!r->valid.n) return export_model(r, err);
-    double loss = trainer_validate(r);
-    int rc = runlog_valid(&r->log, r->state.step, loss, err);
-    bool best = loss < r->state.best;
-    fprintf(r->tool->log, "%sstep %llu: validation loss %.4f, perplexity %.2f%s\n",
-            isatty(fileno(r->tool->log)) ? "\r\x1b[K" : "", (unsigned long long)r->state.step, loss,
-            exp(loss), best ? ", the best so far" : "");
-    if (rc || !best) return rc;
-    r->state.best = loss;
-    r->state.best_step = r->state.step;
-    return export_model(r, err);
+    bool writes = parallel_writes(&r->parallel);
+    if (!r->source.valid) return writes ? export_model(r, err) : 0;
+    struct trainer_valid v = trainer_validate(r);
+    bool best = v.loss < r->state.best;
+    if (best) {
+        r->state.best = v.loss;
+        r->state.best_step = r->state.step;
+    }
+    if (!writes) return 0;
+    print_valid(r, &v, best);
+    int rc = runlog_valid(&r->log, r->state.step, v.loss, v.accuracy, err);
+    return rc || !best ? rc : export_model(r, err);
 }
 
 static int save(struct trainer *r, struct err *err)
 {
+    if (!parallel_writes(&r->parallel)) return 0;
     char *path = outdir_join(r->a.out, "train.state");
     int rc = runlog_sync(&r->log, err);
     if (!rc) rc = state_save(path, &r->net, &r->state, r->w, r->optim.m, r->optim.v, err);
@@ -166,13 +151,36 @@ static int close_run(struct trainer *r, bool evaluated, struct err *err)
 {
     bool stopped = !finished(r);
     int rc = 0;
-    if (!stopped && !evaluated) rc = evaluate(r, err);
-    if (!rc && !r->exported) rc = export_model(r, err);
+    if (!stopped && !evaluated) rc = parallel_agree(&r->parallel, evaluate(r, err), err);
+    if (!rc && !r->exported && parallel_writes(&r->parallel)) rc = export_model(r, err);
     if (!rc) rc = save(r, err);
+    rc = parallel_agree(&r->parallel, rc, err);
     if (!rc && stopped)
         fprintf(r->tool->log, "\nstopped by a signal at step %llu; saved, --resume goes on\n",
                 (unsigned long long)r->state.step);
     return rc;
+}
+
+/* Whether to take another step: all processes do or none does, whoever had the signal and whatever
+ * their clocks say. */
+static bool goes_on(struct trainer *r)
+{
+    double said[2] = {tool_stopped(r->tool), parallel_writes(&r->parallel) ? r->state.seconds : 0};
+    parallel_sum(&r->parallel, said, 2);
+    r->state.seconds = said[1];
+    return said[0] <= 0 && !finished(r);
+}
+
+/* The step's place in the log and on the screen. */
+static int tell(struct trainer *r, const struct runlog_step *s, bool terminal, uint64_t *printed,
+                struct err *err)
+{
+    if (!parallel_writes(&r->parallel)) return 0;
+    if (terminal || clock_ns() - *printed > LINE_NS) {
+        print_line(r, s, terminal);
+        *printed = clock_ns();
+    }
+    return runlog_step(&r->log, s, err);
 }
 
 int trainer_run(struct trainer *r, struct err *err)
@@ -181,23 +189,21 @@ int trainer_run(struct trainer *r, struct err *err)
     uint64_t printed = 0;
     int rc = 0;
     if (r->a.resume && finished(r)) return 0; /* saved at its end, not before the last validation */
-    while (!rc && !finished(r) && !tool_stopped(r->tool)) {
+    while (!rc && goes_on(r)) {
         struct runlog_step s = {0};
         uint64_t start = clock_ns();
         rc = take_step(r, &s, err);
-        if (rc) break;
+        if (rc) break; /* the same everywhere */
         double seconds = (double)(clock_ns() - start) / (double)CLOCK_NS_PER_S;
         r->state.seconds += seconds;
-        s.tokens_per_s = (double)(r->a.batch * r->a.block * r->a.accumulate) / seconds;
-        rc = runlog_step(&r->log, &s, err);
-        if (terminal || clock_ns() - printed > LINE_NS) {
-            print_line(r, &s, terminal);
-            printed = clock_ns();
-        }
+        s.tokens_per_s = (double)s.tokens / seconds;
+        s.tokens = r->state.tokens;
+        rc = parallel_agree(&r->parallel, tell(r, &s, terminal, &printed, err), err);
         evaluated = r->state.step % (uint64_t)r->a.eval_every == 0;
         if (!rc && evaluated) rc = evaluate(r, err);
         bool due = r->state.step % (uint64_t)r->a.save_every == 0 && !finished(r);
         if (!rc && due) rc = save(r, err);
+        rc = parallel_agree(&r->parallel, rc, err);
     }
     if (terminal) fputs("\r\x1b[K", r->tool->log);
     return rc ? rc : close_run(r, evaluated, err);

@@ -81,43 +81,35 @@ static int from_nothing(struct trainer *r, struct err *err)
     net_shapes *shapes = mem_alloc((size_t)cfg.n_layer * sizeof *shapes);
     rc = trainer_shapes(&r->a, &cfg, shapes, err);
     cfg.bos_token_id = cfg.eos_token_id = tokenizer_eos(r->tok);
-    if (!rc) rc = net_init(&r->net, &cfg, !cfg.tie_word_embeddings, shapes, err);
+    if (!rc)
+        rc = r->a.task ? net_init_classifier(&r->net, &cfg, ITEMS_CLASSES, shapes, err)
+                       : net_init(&r->net, &cfg, !cfg.tie_word_embeddings, shapes, err);
     free(shapes);
     if (!rc) rc = map_floats(&r->w, r->net.floats, "parameters", err);
     if (!rc) rc = net_random(&r->net, r->w, (uint64_t)r->a.seed, err);
     return rc;
 }
 
-/* A model directory as net and weights. */
-static int load(const char *dir, struct net *net, float **w, struct err *err)
+/* A head that is there is kept when it is one of this task; another one has to learn from nothing. */
+static void keep_head(struct trainer *r)
 {
-    struct gpt2_config cfg;
-    struct st_set *st = NULL;
-    net_shapes *shapes = NULL;
-    int rc = gpt2_config_load(&cfg, dir, err);
-    if (!rc) rc = st_open(&st, dir, err);
-    if (rc) goto out;
-    shapes = mem_alloc((size_t)cfg.n_layer * sizeof *shapes);
-    rc = net_shapes_of(st, &cfg, shapes, err);
-    if (!rc) cfg.tie_word_embeddings = !net_has_head(st);
-    if (!rc) rc = net_init(net, &cfg, net_has_head(st), shapes, err);
-    if (!rc) rc = map_floats(w, net->floats, "parameters", err);
-    if (!rc) rc = net_load(net, st, *w, err);
-out:
-    free(shapes);
-    st_close(st);
-    return rc;
+    const struct eval_classes *classes = eval_classes_of(r->a.task);
+    float *head = r->w + r->net.head;
+    r->first = classes->first;
+    if (!r->a.from || items_first(r->a.from, classes, &r->first, NULL) == 0) return;
+    r->first = classes->first;
+    memset(head, 0, r->net.outputs * (size_t)r->net.cfg.n_embd * sizeof *head);
 }
 
 int trainer_model(struct trainer *r, struct err *err)
 {
     const char *tokenizer = r->a.tokenizer ? r->a.tokenizer : r->a.from;
     int rc = tokenizer_open(&r->tok, tokenizer, err);
-    if (!rc) rc = r->a.from ? load(r->a.from, &r->net, &r->w, err) : from_nothing(r, err);
-    if (!rc && tokenizer_vocab(r->tok) > r->net.cfg.vocab_size)
-        rc = err_set_param(err, ERR_INVALID, "vocab",
-                           "the tokenizer in %s has ids up to %d, the model only up to %d",
-                           tokenizer, (int)tokenizer_vocab(r->tok) - 1, r->net.cfg.vocab_size - 1);
+    if (!rc)
+        rc = r->a.from ? net_open(&r->net, &r->w, r->a.from, r->a.task ? ITEMS_CLASSES : 0, err)
+                       : from_nothing(r, err);
+    if (!rc) rc = net_fits_tokenizer(&r->net, tokenizer_vocab(r->tok), tokenizer, err);
+    if (!rc && r->a.task) keep_head(r);
     if (!rc) rc = map_floats(&r->grad, r->net.floats, "gradients", err);
     return rc;
 }
@@ -125,7 +117,7 @@ int trainer_model(struct trainer *r, struct err *err)
 int trainer_teacher(struct trainer *r, struct err *err)
 {
     if (!r->a.teacher) return 0;
-    int rc = load(r->a.teacher, &r->teacher_net, &r->teacher_w, err);
+    int rc = net_open(&r->teacher_net, &r->teacher_w, r->a.teacher, 0, err);
     if (!rc && r->teacher_net.cfg.vocab_size != r->net.cfg.vocab_size)
         rc = err_set_param(err, ERR_INVALID, "teacher",
                            "--teacher: %s has a vocabulary of %d, the model one of %d",

@@ -79,24 +79,6 @@ size_t ttm_cores_scratch(const struct ttm_grad_plan *p)
     return floats;
 }
 
-static void product(const struct contraction *k, bool ta, bool tb, size_t m, size_t n, size_t depth,
-                    const float *a, const float *b, float beta, float *c)
-{
-    gemm(k->c->compute, &(struct gemm){.ta = ta,
-                                       .tb = tb,
-                                       .m = m,
-                                       .n = n,
-                                       .k = depth,
-                                       .alpha = 1,
-                                       .beta = beta,
-                                       .a = a,
-                                       .lda = ta ? m : depth,
-                                       .b = b,
-                                       .ldb = tb ? depth : n,
-                                       .c = c,
-                                       .ldc = n});
-}
-
 /* The groups' products in the order of axes that the contractions want. L is (iL, jL, r), R (r, iR, jR). */
 static void prepare(struct contraction *k)
 {
@@ -140,7 +122,7 @@ static const float *first_input(const struct contraction *k, const float *x, siz
 /* u and v of a chunk; which of the two names the result depends on whether anything moves. */
 static float *contract_first(const struct contraction *k, const float *x, size_t t)
 {
-    product(k, false, false, t * k->ms, k->nf * k->r, k->mf, x, k->f, 0, k->u);
+    gemm_product(k->c->compute, false, false, t * k->ms, k->nf * k->r, k->mf, x, k->f, 0, k->u);
     if (k->ms == 1 || k->nf == 1) return k->u;
     ttm_swap_middle(k->c->compute, k->v, k->u, t, k->ms, k->nf, k->r);
     return k->v;
@@ -165,7 +147,7 @@ void ttm_cores_forward(const struct ttm_call_grad *c)
         const float *v = contract_first(&k, first_input(&k, c->x + at * k.in, t), t);
         float *y = c->y + at * k.out, *whole = cut ? k.turn : y;
         float *product_to = turned ? k.ys : whole;
-        product(&k, false, false, t * k.nf, k.ns, k.ms * k.r, v, k.s, 0, product_to);
+        gemm_product(k.c->compute, false, false, t * k.nf, k.ns, k.ms * k.r, v, k.s, 0, product_to);
         if (turned) ttm_swap_middle(c->compute, whole, k.ys, t, k.nf, k.ns, 1);
         if (cut) copy_rows(y, k.out, whole, all, t);
     }
@@ -194,18 +176,18 @@ static void backward_chunk(const struct contraction *k, size_t at, size_t t)
     const float *dy = second_output(k, c->dy + at * k->out, t); /* before turn is needed for x */
     const float *x = first_input(k, c->x + at * k->in, t);
     float *v = contract_first(k, x, t), *du = v == k->u ? k->v : k->u;
-    product(k, true, false, k->ms * k->r, k->ns, t * k->nf, v, dy, beta, k->ds);
-    product(k, false, true, t * k->nf, k->ms * k->r, k->ns, dy, k->s, 0, du);
+    gemm_product(k->c->compute, true, false, k->ms * k->r, k->ns, t * k->nf, v, dy, beta, k->ds);
+    gemm_product(k->c->compute, false, true, t * k->nf, k->ms * k->r, k->ns, dy, k->s, 0, du);
     if (moved) {
         ttm_swap_middle(c->compute, v, du, t, k->nf, k->ms, k->r); /* v is done with */
         du = v;
     }
-    product(k, true, false, k->mf, k->nf * k->r, t * k->ms, x, du, beta, k->df);
+    gemm_product(k->c->compute, true, false, k->mf, k->nf * k->r, t * k->ms, x, du, beta, k->df);
     size_t all = k->mf * k->ms;
     bool turned = k->left_first && k->mf > 1 && k->ms > 1;
     float *dx = c->dx + at * k->in, *whole = all != k->in ? k->turn : dx;
     float *to = turned ? k->xs : whole; /* x is done with */
-    product(k, false, true, t * k->ms, k->mf, k->nf * k->r, du, k->f, 0, to);
+    gemm_product(k->c->compute, false, true, t * k->ms, k->mf, k->nf * k->r, du, k->f, 0, to);
     if (turned) ttm_swap_middle(c->compute, whole, k->xs, t, k->ms, k->mf, 1);
     if (all != k->in) copy_rows(dx, k->in, whole, all, t);
 }

@@ -192,44 +192,15 @@ void ttm_dense_forward(const struct ttm_call_grad *c)
 {
     struct dense d;
     rebuild(&d, c);
-    gemm(c->compute, &(struct gemm){.m = c->t,
-                                    .n = d.out,
-                                    .k = d.in,
-                                    .alpha = 1,
-                                    .a = c->x,
-                                    .lda = d.in,
-                                    .b = d.w,
-                                    .ldb = d.out,
-                                    .c = c->y,
-                                    .ldc = d.out});
+    gemm_product(c->compute, false, false, c->t, d.out, d.in, c->x, d.w, 0, c->y);
 }
 
 void ttm_dense_backward(const struct ttm_call_grad *c)
 {
     struct dense d;
     rebuild(&d, c);
-    gemm(c->compute, &(struct gemm){.tb = true,
-                                    .m = c->t,
-                                    .n = d.in,
-                                    .k = d.out,
-                                    .alpha = 1,
-                                    .a = c->dy,
-                                    .lda = d.out,
-                                    .b = d.w,
-                                    .ldb = d.out,
-                                    .c = c->dx,
-                                    .ldc = d.in});
-    gemm(c->compute, &(struct gemm){.ta = true,
-                                    .m = d.in,
-                                    .n = d.out,
-                                    .k = c->t,
-                                    .alpha = 1,
-                                    .a = c->x,
-                                    .lda = d.in,
-                                    .b = c->dy,
-                                    .ldb = d.out,
-                                    .c = d.w,
-                                    .ldc = d.out});
+    gemm_product(c->compute, false, true, c->t, d.in, d.out, c->dy, d.w, 0, c->dx);
+    gemm_product(c->compute, true, false, d.in, d.out, c->t, c->x, c->dy, 0, d.w);
     pool_for(c->compute->pool, d.left.m * d.tiles_l, 1, left_tiles, &d);
     pool_for(c->compute->pool, d.tiles_r, 1, right_tiles, &d);
     ttm_group_backward(&d.left, c->compute, c->cores, d.chain_l, d.dl, c->dcores, d.back);

@@ -59,24 +59,6 @@ void ttm_swap_middle(const struct compute *compute, float *dst, const float *src
     pool_for(compute->pool, a, grain, swap_items, &s);
 }
 
-static void product(const struct compute *compute, bool ta, bool tb, size_t m, size_t n, size_t k,
-                    const float *a, const float *b, float beta, float *c)
-{
-    gemm(compute, &(struct gemm){.ta = ta,
-                                 .tb = tb,
-                                 .m = m,
-                                 .n = n,
-                                 .k = k,
-                                 .alpha = 1,
-                                 .beta = beta,
-                                 .a = a,
-                                 .lda = ta ? m : k,
-                                 .b = b,
-                                 .ldb = tb ? k : n,
-                                 .c = c,
-                                 .ldc = n});
-}
-
 /* Walk of the chain: the product of cores first..k-1, and where it lies. */
 struct walk {
     size_t m, n, r;
@@ -110,8 +92,8 @@ const float *ttm_group_merge(const struct ttm_group *g, const struct compute *co
     for (int k = g->first + 1; k < g->last; k++) {
         struct walk from = walk_to(g, k, cores, chain), to = walk_to(g, k + 1, cores, chain);
         size_t m = (size_t)g->s->m[k], n = (size_t)g->s->n[k];
-        product(compute, false, false, g->ra * from.m * from.n, core_cols(g->s, k), from.r, from.at,
-                cores[k], 0, mixed);
+        gemm_product(compute, false, false, g->ra * from.m * from.n, core_cols(g->s, k), from.r,
+                     from.at, cores[k], 0, mixed);
         ttm_swap_middle(compute, chain + to.offset, mixed, g->ra * from.m, from.n, m, n * to.r);
     }
     return walk_to(g, g->last, cores, chain).at;
@@ -129,8 +111,8 @@ void ttm_group_backward(const struct ttm_group *g, const struct compute *compute
         size_t m = (size_t)g->s->m[k], n = (size_t)g->s->n[k];
         size_t rows = g->ra * from.m * from.n, cols = core_cols(g->s, k);
         ttm_swap_middle(compute, mixed, d, g->ra * from.m, m, from.n, n * to.r);
-        product(compute, true, false, from.r, cols, rows, from.at, mixed, 1, dcores[k]);
-        product(compute, false, true, rows, from.r, cols, mixed, cores[k], 0, next[k & 1]);
+        gemm_product(compute, true, false, from.r, cols, rows, from.at, mixed, 1, dcores[k]);
+        gemm_product(compute, false, true, rows, from.r, cols, mixed, cores[k], 0, next[k & 1]);
         d = next[k & 1];
     }
     size_t size = g->ra * core_cols(g->s, g->first);

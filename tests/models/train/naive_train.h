@@ -125,7 +125,7 @@ static inline void naive_block(const struct net *net, int layer, const double *w
 static inline void naive_log_softmax(const struct net *net, const double *w, const int32_t *tokens,
                                      size_t t, double hot, double *out)
 {
-    size_t c = (size_t)net->cfg.n_embd, v = (size_t)net->cfg.vocab_size;
+    size_t c = (size_t)net->cfg.n_embd, v = net->outputs;
     double *x = mem_alloc(t * c * sizeof *x), *h = mem_alloc(t * c * sizeof *h);
     for (size_t r = 0; r < t; r++)
         for (size_t i = 0; i < c; i++)
@@ -154,7 +154,7 @@ static inline void naive_log_softmax(const struct net *net, const double *w, con
 static inline double naive_loss(const struct net *net, const double *w, const int32_t *tokens,
                                 const int32_t *targets, size_t sequences, size_t t)
 {
-    size_t v = (size_t)net->cfg.vocab_size;
+    size_t v = net->outputs;
     double *p = mem_alloc(t * v * sizeof *p), sum = 0;
     for (size_t s = 0; s < sequences; s++) {
         naive_log_softmax(net, w, tokens + s * t, t, 1, p);

@@ -1,6 +1,6 @@
 /* Gradients against central differences of a naive model in double: every parameter of small models,
  * dense and TTM, both routes, with and without recomputation, all activations; dropout by its own
- * masks; distillation; and that threads change no bit. */
+ * masks; classifiers; distillation; that the shares of a batch add up and that threads change no bit. */
 #include "models/train/backprop.h"
 
 #include "engine/base/pool.h"
@@ -48,14 +48,11 @@ static void ttm_shapes(net_shapes shapes[2])
     parse(&shapes[1][NET_ATTN_PROJ], "(3,2)(1,3)(3,2)", 2, 8, 8);
 }
 
-static void open_model(struct model *m, const struct gpt2_config *cfg, bool ttm, bool untied,
-                       uint64_t seed)
+/* Random weights, tokens and targets for a net that is laid out. */
+static void fill_model(struct model *m, uint64_t seed)
 {
-    net_shapes shapes[2];
+    const struct gpt2_config *cfg = &m->net.cfg;
     struct cpu cpu;
-    ttm_shapes(shapes);
-    *m = (struct model){0};
-    ck_assert_int_eq(net_init(&m->net, cfg, untied, ttm ? shapes : NULL, NULL), 0);
     m->w = mem_calloc(m->net.floats, sizeof *m->w);
     m->grad = mem_calloc(m->net.floats, sizeof *m->grad);
     m->wide = mem_calloc(m->net.floats, sizeof *m->wide);
@@ -69,12 +66,22 @@ static void open_model(struct model *m, const struct gpt2_config *cfg, bool ttm,
         m->wide[i] = (double)m->w[i];
     for (int i = 0; i < B * T; i++) {
         m->tokens[i] = (int32_t)(rng_uniform(seed, 99, (uint64_t)i) * cfg->vocab_size);
-        m->targets[i] = (int32_t)(rng_uniform(seed, 98, (uint64_t)i) * cfg->vocab_size);
+        m->targets[i] = (int32_t)(rng_uniform(seed, 98, (uint64_t)i) * (double)m->net.outputs);
     }
     m->targets[3] = -1;
     cpu_detect(&cpu);
     m->c.k = kernels_choose(&cpu, NULL);
     ck_assert_int_eq(pool_new(&m->c.pool, 2, NULL), 0);
+}
+
+static void open_model(struct model *m, const struct gpt2_config *cfg, bool ttm, bool untied,
+                       uint64_t seed)
+{
+    net_shapes shapes[2];
+    ttm_shapes(shapes);
+    *m = (struct model){0};
+    ck_assert_int_eq(net_init(&m->net, cfg, untied, ttm ? shapes : NULL, NULL), 0);
+    fill_model(m, seed);
 }
 
 static void close_model(struct model *m)
@@ -184,6 +191,62 @@ START_TEST(ttm_gradients_are_those_of_differences)
     }
     free(want);
     free(dense);
+    close_model(&m);
+}
+END_TEST
+
+/* A classifier: one label at the end of each sequence, whatever stands behind it. */
+START_TEST(classifier_gradients_are_those_of_differences)
+{
+    enum { LABELS = 3, END = 3 };
+    struct model m = {0};
+    struct backprop_loss loss, padded;
+    net_shapes shapes[2];
+    ttm_shapes(shapes);
+    ck_assert_int_eq(net_init_classifier(&m.net, &small, LABELS, shapes, NULL), 0);
+    fill_model(&m, 8);
+    for (int i = 0; i < B * T; i++)
+        if (i != END && i != 2 * T - 1) m.targets[i] = -1; /* a short one and a long one */
+    m.targets[END] = 2;
+    float *want = mem_calloc(m.net.floats, sizeof *want);
+    differences(&m, want);
+    run(&m, (struct backprop_options){.route = TTM_ROUTE_AUTO}, &loss);
+    ck_assert_uint_eq(loss.tokens, B);
+    assert_close(loss.sum, naive_loss(&m.net, m.wide, m.tokens, m.targets, B, T), 0, 1e-5);
+    assert_gradients(&m.net, m.grad, want, 1e-4, "classifier");
+    ck_assert(want[m.net.head] != 0 && want[m.net.wte] != 0);
+    m.tokens[END + 1] = (m.tokens[END + 1] + 1) % small.vocab_size;
+    run(&m, (struct backprop_options){.recompute = true}, &padded);
+    ck_assert(padded.sum == loss.sum); /* to the last bit */
+    free(want);
+    close_model(&m);
+}
+END_TEST
+
+/* The sequences of a batch one by one, with the masks of their places in it: the gradients add up. */
+START_TEST(shares_of_a_batch_add_up)
+{
+    struct model m;
+    struct backprop *b;
+    struct backprop_loss loss;
+    open_model(&m, &small, true, false, 3);
+    struct backprop_options o = {.sequences = B, .length = T, .backward = true, .dropout = 0.2F};
+    struct backprop_batch batch = batch_of(&m), one = batch;
+    float *sum = mem_calloc(m.net.floats, sizeof *sum);
+    ck_assert_int_eq(backprop_new(&b, &m.net, &o, &m.c, NULL), 0);
+    backprop_step(b, m.w, &batch, 1, m.grad, &loss);
+    double whole = loss.sum, parts = 0;
+    one.sequences = 1;
+    for (one.first = 0; one.first < B; one.first++) {
+        one.tokens = m.tokens + one.first * T;
+        one.targets = m.targets + one.first * T;
+        backprop_step(b, m.w, &one, 1, sum, &loss);
+        parts += loss.sum;
+    }
+    assert_close(parts, whole, 0, 1e-6);
+    assert_gradients(&m.net, sum, m.grad, 1e-5, "shares");
+    free(sum);
+    backprop_free(b);
     close_model(&m);
 }
 END_TEST
@@ -325,6 +388,8 @@ static Suite *suite(void)
     tcase_set_timeout(t, 120);
     tcase_add_test(t, gradients_are_those_of_differences);
     tcase_add_test(t, ttm_gradients_are_those_of_differences);
+    tcase_add_test(t, classifier_gradients_are_those_of_differences);
+    tcase_add_test(t, shares_of_a_batch_add_up);
     tcase_add_test(t, threads_do_not_change_a_bit);
     tcase_add_test(t, dropout_gradient_follows_the_masked_loss);
     tcase_add_test(t, distillation_learns_from_soft_targets);

@@ -93,7 +93,8 @@ START_TEST(ten_steps_agree_with_double)
     struct optim_options o = {
         .beta1 = 0.9F, .beta2 = 0.95F, .eps = 1e-3F, .decay = 0.1F, .clip = 0.5F};
     struct backprop_options bo = {.sequences = B, .length = T, .backward = true};
-    struct backprop_batch batch = {tokens, targets, B, T, 0, NULL};
+    struct backprop_batch batch = {
+        .tokens = tokens, .targets = targets, .sequences = B, .length = T};
     struct backprop_loss loss;
     ck_assert_int_eq(optim_init(&opt, &net, &o, NULL), 0);
     ck_assert_int_eq(backprop_new(&b, &net, &bo, &compute, NULL), 0);

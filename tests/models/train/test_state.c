@@ -101,6 +101,29 @@ START_TEST(comes_back_bit_for_bit)
 }
 END_TEST
 
+/* Before the first step there is nothing to keep but that there is a run. */
+START_TEST(step_0_holds_no_arrays)
+{
+    const char *path = path_join(temp_dir(), "s"), *other = path_join(temp_dir(), "o");
+    struct train_state s = expected();
+    size_t n;
+    float untouched = arrays[1][5];
+    ck_assert(!state_begun(path));
+    save(path, &s);
+    ck_assert(!state_begun(path));
+    free(read_file(path, &n));
+    ck_assert_uint_lt(n, 512);
+    ck_assert_int_eq(state_load(path, &net, &s, arrays[0], arrays[1], arrays[2], NULL), 0);
+    ck_assert(s.step == 0 && arrays[1][5] == untouched);
+    s.seed = 77;
+    ck_assert_int_eq(state_load(path, &net, &s, NULL, NULL, NULL, NULL), ERR_INVALID);
+    save(path, &written);
+    ck_assert(state_begun(path));
+    write_file(other, "what?", 5); /* not ours: nothing that may be written over */
+    ck_assert(state_begun(other));
+}
+END_TEST
+
 static void refused(const char *path, const struct net *n, struct train_state s, int code,
                     const char *says)
 {
@@ -223,10 +246,11 @@ START_TEST(lines_are_json)
     open_log(&l, path, 0);
     add_step(&l, 1);
     add_step(&l, 2);
-    ck_assert_int_eq(runlog_valid(&l, 2, 0.1F, NULL), 0);
+    ck_assert_int_eq(runlog_valid(&l, 2, 0.1F, -1, NULL), 0);
+    ck_assert_int_eq(runlog_valid(&l, 2, 0.1F, 0.75, NULL), 0);
     ck_assert_int_eq(runlog_sync(&l, NULL), 0);
     char *text = read_file(path, NULL), *line = text; /* while it is open: every line is out */
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         char *end = strchr(line, '\n');
         ck_assert_ptr_nonnull(end);
         json_t *j = json_loadb(line, (size_t)(end - line), JSON_REJECT_DUPLICATES, NULL);
@@ -241,6 +265,7 @@ START_TEST(lines_are_json)
             ck_assert_int_eq(json_object_get(j, "distil") != NULL, i == 0);
         } else {
             ck_assert((float)number(j, "valid_loss") == 0.1F);
+            ck_assert_int_eq(json_object_get(j, "accuracy") != NULL, i == 3);
         }
         json_decref(j);
         line = end + 1;
@@ -278,7 +303,7 @@ START_TEST(goes_on_after_the_state)
         buf_printf(&b, "%s%s", two, tails[i].tail);
         write_file(path, b.data, b.len);
         open_log(&l, path, 2);
-        ck_assert_int_eq(runlog_valid(&l, 4, 1.5, NULL), 0);
+        ck_assert_int_eq(runlog_valid(&l, 4, 1.5, -1, NULL), 0);
         runlog_close(&l);
         b.len = 0;
         buf_printf(&b, "%s{\"step\": 4, \"valid_loss\": 1.5}\n", two);
@@ -306,7 +331,7 @@ START_TEST(log_errors_name_the_file)
     l = (struct runlog){.f = fopen("/dev/full", "w"), .path = strdup("/dev/full")};
     err = (struct err){0};
     ck_assert_ptr_nonnull(l.f);
-    ck_assert_int_eq(runlog_valid(&l, 1, 1, &err), ERR_IO);
+    ck_assert_int_eq(runlog_valid(&l, 1, 1, 0.5, &err), ERR_IO);
     ck_assert_ptr_nonnull(strstr(err.msg, "cannot write /dev/full: No space"));
     runlog_close(&l);
 }
@@ -318,6 +343,7 @@ static Suite *suite(void)
     TCase *t = tcase_create("state");
     tcase_add_checked_fixture(t, setup, teardown);
     tcase_add_test(t, comes_back_bit_for_bit);
+    tcase_add_test(t, step_0_holds_no_arrays);
     tcase_add_test(t, refuses_another_run);
     tcase_add_test(t, refuses_another_model);
     tcase_add_test(t, refuses_what_is_no_state);

@@ -94,16 +94,16 @@ static void resumes(const char *const *more)
     args[n++] = "--steps";
     args[out] = straight;
     args[n] = "9";
-    free(run_ok(cmd_train, args));
+    free(tool_ok(cmd_train, args));
     args[out] = dir;
     args[n] = "4";
-    free(run_ok(cmd_train, args));
+    free(tool_ok(cmd_train, args));
     args[n] = "9";
     args[n + 1] = "--resume";
-    free(run_ok(cmd_train, args));
+    free(tool_ok(cmd_train, args));
     same_runs(straight, dir);
     char *before = train_log(dir);
-    free(run_ok(cmd_train, args)); /* there is nothing left to do */
+    free(tool_ok(cmd_train, args)); /* there is nothing left to do */
     char *after = train_log(dir);
     ck_assert_str_eq(before, after);
     free(before);

@@ -63,11 +63,12 @@ static long last_step(const char *dir)
 }
 
 /* Start a run, and send it a signal when its log has so many lines. */
-static void run_until(const char *dir, int sig, int at_line, struct tool_result *r)
+static void run_until(const char *dir, const char *save_every, int sig, int at_line,
+                      struct tool_result *r)
 {
     struct tool_running p;
     const char *log = path_join(dir, "log.jsonl");
-    tool_start(ARGS("-o", dir, FOR_EVER), &p);
+    tool_start(ARGS("-o", dir, FOR_EVER, "--save-every", save_every), &p);
     while (lines(log) < at_line)
         usleep(500);
     kill(p.pid, sig);
@@ -91,7 +92,7 @@ START_TEST(sigterm_saves_and_exits_0)
     for (int i = 0; i < 2; i++) {
         struct tool_result r;
         const char *dir = path_join(temp_dir(), "m");
-        run_until(dir, signals[i], 3 + 8 * i, &r); /* before and after the first validation */
+        run_until(dir, "5", signals[i], 3 + 8 * i, &r); /* before and after the first validation */
         ck_assert_int_eq(r.rc, 0);
         ck_assert_ptr_nonnull(strstr(r.log, "stopped by a signal at step"));
         tool_result_release(&r);
@@ -109,13 +110,49 @@ START_TEST(a_killed_run_goes_on)
         struct tool_result r;
         const char *dir = path_join(temp_dir(), "m");
         int at = 8 + (int)(rng_entropy() % 20); /* the first checkpoint is behind line 5 */
-        run_until(dir, SIGKILL, at, &r);
+        run_until(dir, "5", SIGKILL, at, &r);
         ck_assert_int_eq(r.rc, 128 + SIGKILL);
         tool_result_release(&r);
         long end = last_step(dir) + 3;
         run_to(dir, end, true);
         is_uninterrupted(dir, end);
     }
+}
+END_TEST
+
+/* Killed before its first checkpoint, and after its first model: step 0 is a state, too. */
+START_TEST(a_run_without_a_checkpoint_goes_on)
+{
+    struct tool_result r;
+    const char *dir = path_join(temp_dir(), "m");
+    run_until(dir, "1000000", SIGKILL, 10, &r);
+    ck_assert_int_eq(r.rc, 128 + SIGKILL);
+    tool_result_release(&r);
+    ck_assert_int_eq(access(path_join(dir, "model.safetensors"), F_OK), 0);
+    REFUSED(cmd_train, "has a run; --resume goes on", RUN_ARGS, "-o", dir, "--steps", "9");
+    run_to(dir, 9, true);
+    is_uninterrupted(dir, 9);
+}
+END_TEST
+
+START_TEST(two_trainers_do_not_share_a_directory)
+{
+    struct tool_running p;
+    struct tool_result r;
+    const char *dir = path_join(temp_dir(), "m"), *log = path_join(dir, "log.jsonl");
+    char says[64];
+    tool_start(ARGS("-o", dir, FOR_EVER), &p);
+    while (lines(log) < 6)
+        usleep(500);
+    snprintf(says, sizeof says, "m is in use: process %ld trains there", (long)p.pid);
+    REFUSED(cmd_train, says, RUN_ARGS, "-o", dir, "--steps", "9", "--resume");
+    REFUSED(cmd_train, says, RUN_ARGS, "-o", dir, "--steps", "9", "--force");
+    kill(p.pid, SIGKILL); /* the lock dies with it */
+    tool_finish(&p, &r);
+    tool_result_release(&r);
+    long end = last_step(dir) + 3;
+    run_to(dir, end, true);
+    is_uninterrupted(dir, end);
 }
 END_TEST
 
@@ -243,6 +280,8 @@ static Suite *suite(void)
     tcase_add_checked_fixture(t, setup, NULL);
     tcase_add_test(t, sigterm_saves_and_exits_0);
     tcase_add_test(t, a_killed_run_goes_on);
+    tcase_add_test(t, a_run_without_a_checkpoint_goes_on);
+    tcase_add_test(t, two_trainers_do_not_share_a_directory);
     tcase_add_test(t, no_room_for_the_state);
     tcase_add_test(t, no_room_for_the_model);
     if (can_mount())
