@@ -25,7 +25,8 @@ enum { CONTEXT = 128, MAX_BATCH = 32, OWN_N = MACHINE_SGEMM_N };
 struct bench_args {
     bool json, quick, ttm, train;
     int64_t threads, rounds; /* rounds: 0 = not given */
-    const char *kv_dtype, *kernels;
+    int64_t decode_rows, memory_budget;
+    const char *kv_dtype, *kernels, *dtype;
 };
 #define FIELD(f) offsetof(struct bench_args, f)
 static const struct option table[] = {
@@ -38,8 +39,13 @@ static const struct option table[] = {
      "steps of training instead, without DIR; see ttm bench --train --help"},
     {"threads", 0, OPTION_INT, FIELD(threads), "N", 0, 1024, NULL,
      "compute threads; 0 = all that may be used"},
-    {"kv-dtype", 0, OPTION_STRING, FIELD(kv_dtype), "T", 0, 0, "f32|f16",
-     "element type of the KV cache (default f32)"},
+    DTYPE_OPTION(FIELD(dtype)),
+    {"decode-rows", 0, OPTION_INT, FIELD(decode_rows), "N", 0, 1024, NULL,
+     "sequences that decoding is planned for in Tensor-Train layers; 0 = as the daemon does"},
+    {"memory-budget", 0, OPTION_INT, FIELD(memory_budget), "BYTES", 0, 0x1p50, NULL,
+     "for all weights; 0 = Tensor-Train layers stay smaller than dense ones"},
+    {"kv-dtype", 0, OPTION_STRING, FIELD(kv_dtype), "T", 0, 0, "auto|f32|f16|int8",
+     "element type of the KV cache (default auto: int8 with int8 weights, else f16)"},
     {"kernels", 0, OPTION_STRING, FIELD(kernels), "NAME", 0, 0, NULL,
      "instruction set: scalar, avx2, avx512, neon (default: the fastest)"},
 };
@@ -131,6 +137,8 @@ static double sample(struct bench *b, const struct bench_point *p)
         return machine_sgemm_peak(b->machine);
     case BENCH_OWN:
         return sample_own(b);
+    case BENCH_INT8:
+        return machine_int8_peak(b->machine, b->compute.k->int8);
     case BENCH_READ:
         return machine_read_bandwidth(b->machine);
     case BENCH_PREFILL:
@@ -159,6 +167,7 @@ static void add_points(struct bench *b)
     r->context = positions < CONTEXT ? positions : CONTEXT;
     add_point(r, BENCH_OWN, 0);
     add_point(r, BENCH_BLAS, 0);
+    add_point(r, BENCH_INT8, 0);
     add_point(r, BENCH_PREFILL, b->max_prefill);
     if (shorter < b->max_prefill) add_point(r, BENCH_PREFILL, shorter);
     add_point(r, BENCH_READ, 0);
@@ -175,6 +184,8 @@ static int map_memory(struct bench *b, struct err *err)
     size_t hidden = mem_round_up(rows * channels, align);
     size_t logits = mem_round_up(MAX_BATCH * (size_t)c->vocab_size, align);
     size_t scratch = gpt2_scratch_floats(b->model, (int)rows, b->result.threads);
+    if (scratch < gpt2_logits_floats(b->model, MAX_BATCH))
+        scratch = gpt2_logits_floats(b->model, MAX_BATCH);
     if (scratch < MAX_BATCH * channels) scratch = MAX_BATCH * channels;
     scratch = mem_round_up(scratch, align);
     size_t own = (size_t)OWN_N * OWN_N;
@@ -189,7 +200,8 @@ static int map_memory(struct bench *b, struct err *err)
     for (size_t i = 0; i < 2 * own; i++)
         b->own_x[i] = (float)(i % 17) / 17;
     rc = packed_init(&b->own, DTYPE_F32, OWN_N, OWN_N, "a matrix to measure with", err);
-    if (rc == 0) packed_fill(&b->own, b->own_x, 0, 0, packed_panels(OWN_N));
+    const struct pack_source src = {.data = b->own_x, .dtype = DTYPE_F32};
+    if (rc == 0) packed_fill(&b->own, &src, 0, packed_panels(OWN_N));
     return rc;
 }
 
@@ -224,7 +236,6 @@ static void on_progress(void *arg, double fraction)
 static int prepare(struct bench *b, const struct bench_args *a, struct err *err)
 {
     struct bench_result *r = &b->result;
-    r->kv_dtype = !strcmp(a->kv_dtype, "f16") ? DTYPE_F16 : DTYPE_F32;
     r->rounds = a->rounds ? (int)a->rounds : a->quick ? 3 : 7;
     r->blas_core = cpu_blas_core();
     b->compute.k = kernels_choose(&b->tool->cpu, a->kernels);
@@ -233,15 +244,25 @@ static int prepare(struct bench *b, const struct bench_args *a, struct err *err)
                              "--kernels: \"%.40s\" is unknown or cannot run on this CPU",
                              a->kernels);
     r->kernels = b->compute.k->name;
+    r->int8 = b->compute.k->int8->name;
     int rc = pool_new(&b->compute.pool, cpu_threads(&b->tool->cpu, (int)a->threads), err);
     if (rc) return rc;
     r->threads = pool_threads(b->compute.pool);
     struct progress bar;
     progress_start(&bar, b->tool->log, "loading");
-    rc = gpt2_open(&b->model, r->dir, &b->compute, on_progress, &bar, err);
+    const struct gpt2_options how = {.dtype = (enum gpt2_dtype)gpt2_dtype_parse(a->dtype),
+                                     .decode_rows = (int)a->decode_rows,
+                                     .memory_budget_bytes = (size_t)a->memory_budget,
+                                     .cpu = &b->tool->cpu,
+                                     .rates_file = "auto",
+                                     .progress = on_progress,
+                                     .progress_arg = &bar};
+    rc = gpt2_open_with(&b->model, r->dir, &b->compute, &how, err);
     progress_end(&bar);
     if (rc) return rc;
     r->model = b->model;
+    r->kv_dtype =
+        (enum dtype)kv_dtype_parse(a->kv_dtype, b->model->dtype); /* the flag is checked */
     add_points(b);
     rc = map_memory(b, err);
     if (rc == 0) rc = make_sequences(b, r->kv_dtype, err);
@@ -283,7 +304,7 @@ static int measure(struct bench *b, struct err *err)
 
 int cmd_bench(const struct tool *t, int argc, char **argv, struct err *err)
 {
-    struct bench_args a = {.kv_dtype = "f32"};
+    struct bench_args a = {.kv_dtype = "auto", .dtype = "auto"};
     struct bench b = {.tool = t};
     for (int i = 0; i < argc; i++)
         if (!strcmp(argv[i], "--train")) return bench_train(t, argc, argv, err);
@@ -296,6 +317,9 @@ int cmd_bench(const struct tool *t, int argc, char **argv, struct err *err)
                                          .rounds = a.rounds  ? (int)a.rounds
                                                    : a.quick ? 3
                                                              : 0,
+                                         .dtype = !strcmp(a.dtype, "int8")   ? DTYPE_I8
+                                                  : !strcmp(a.dtype, "bf16") ? DTYPE_BF16
+                                                                             : DTYPE_F32,
                                          .json = a.json};
         return bench_ttm(t, &q, err);
     }

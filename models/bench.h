@@ -8,7 +8,7 @@
 #include "engine/gpt2/model.h"
 
 /* What `ttm bench` measures, and what it is measured against. */
-enum bench_kind { BENCH_BLAS, BENCH_OWN, BENCH_READ, BENCH_PREFILL, BENCH_DECODE };
+enum bench_kind { BENCH_BLAS, BENCH_OWN, BENCH_INT8, BENCH_READ, BENCH_PREFILL, BENCH_DECODE };
 enum { BENCH_MAX_POINTS = 16, BENCH_MAX_ROUNDS = 15 };
 
 struct bench_point {
@@ -18,8 +18,8 @@ struct bench_point {
 };
 
 struct bench_result {
-    const char *dir, *kernels, *blas_core; /* borrowed */
-    const struct gpt2 *model;              /* borrowed */
+    const char *dir, *kernels, *int8, *blas_core; /* borrowed */
+    const struct gpt2 *model;                     /* borrowed */
     enum dtype kv_dtype;
     int threads, rounds, context; /* context: positions that a decode step attends to */
     size_t read_bytes;            /* of the buffer that the bandwidth is measured with */

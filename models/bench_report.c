@@ -36,10 +36,10 @@ double bench_step_bytes(const struct bench_result *r, int batch)
     size_t unused = (size_t)c->n_positions * (size_t)c->n_embd * sizeof(float) + m->wte.bytes;
     for (int i = 0; i < m->n_ttm; i++) { /* what only the prefill plan reads */
         const struct ttm_linear *l = m->ttm[i].linear->ttm;
-        unused += ttm_linear_bytes(l) - ttm_plan_bytes(ttm_linear_plan(l, TTM_DECODE), DTYPE_F32);
+        unused +=
+            ttm_linear_bytes(l) - ttm_plan_bytes(ttm_linear_plan(l, TTM_DECODE), m->ttm_dtype);
     }
-    size_t kv =
-        2 * (size_t)c->n_layer * (size_t)c->n_embd * (size_t)r->context * dtype_size(r->kv_dtype);
+    size_t kv = (size_t)r->context * kv_block_bytes(c, r->kv_dtype) / KV_BLOCK;
     return (double)(m->weight_bytes - unused) + (double)batch * (double)kv;
 }
 
@@ -56,45 +56,52 @@ double bench_token_flops(const struct gpt2 *m)
 }
 
 struct ratios {
-    double blas, own, read; /* FLOP/s, FLOP/s, bytes/s */
-    double bandwidth;       /* decode at batch 1: bytes/s over read */
-    double batching;        /* batch 32 over batch 1 */
-    double prefill;         /* longest prefill: FLOP/s over blas */
-    double kernel;          /* own over blas */
+    double blas, own, int8, read; /* FLOP/s, FLOP/s, 8-bit operations/s, bytes/s */
+    double bandwidth;             /* decode at batch 1: bytes/s over read */
+    double batching;              /* batch 32 over batch 1 */
+    double batching_8;            /* batch 8 over batch 1 */
+    double prefill;               /* longest prefill: FLOP/s over blas */
+    double prefill_int8;          /* the same over int8 */
+    double kernel;                /* own over blas */
     int prefill_size;
 };
 
 static void get_ratios(const struct bench_result *r, struct ratios *x)
 {
     const struct bench_point *blas = point(r, BENCH_BLAS, 0), *own = point(r, BENCH_OWN, 0),
-                             *read = point(r, BENCH_READ, 0), *one = point(r, BENCH_DECODE, 1);
+                             *int8 = point(r, BENCH_INT8, 0), *read = point(r, BENCH_READ, 0),
+                             *one = point(r, BENCH_DECODE, 1);
     *x = (struct ratios){.blas = bench_median(r, blas, NULL),
                          .own = bench_median(r, own, NULL),
+                         .int8 = bench_median(r, int8, NULL),
                          .read = bench_median(r, read, NULL)};
     for (int i = 0; i < r->n_points; i++)
         if (r->points[i].kind == BENCH_PREFILL && r->points[i].size > x->prefill_size)
             x->prefill_size = r->points[i].size;
     x->bandwidth = bench_median(r, one, read) * bench_step_bytes(r, 1);
     x->batching = bench_median(r, point(r, BENCH_DECODE, 32), one);
-    x->prefill = bench_median(r, point(r, BENCH_PREFILL, x->prefill_size), blas) *
-                 bench_token_flops(r->model);
+    x->batching_8 = bench_median(r, point(r, BENCH_DECODE, 8), one);
+    const struct bench_point *longest = point(r, BENCH_PREFILL, x->prefill_size);
+    x->prefill = bench_median(r, longest, blas) * bench_token_flops(r->model);
+    x->prefill_int8 = bench_median(r, longest, int8) * bench_token_flops(r->model);
     x->kernel = bench_median(r, own, blas);
 }
 
-static const char *const kind_names[] = {"sgemm_openblas", "sgemm_own", "memory_read", "prefill",
-                                         "decode"};
+static const char *const kind_names[] = {"sgemm_openblas", "sgemm_own", "int8_dot",
+                                         "memory_read",    "prefill",   "decode"};
 
 static void print_json(const struct bench_result *r, const struct ratios *x, FILE *f)
 {
     const struct gpt2 *m = r->model;
     fprintf(f, "{\"params\": %zu, \"dtype\": \"%s\", \"kv_dtype\": \"%s\", \"threads\": %d,\n",
-            m->n_params, dtype_name(m->file_dtype), dtype_name(r->kv_dtype), r->threads);
+            m->n_params, dtype_name(m->dtype), dtype_name(r->kv_dtype), r->threads);
     fprintf(f, " \"kernels\": \"%s\", \"blas_core\": \"%s\", \"rounds\": %d, \"context\": %d,\n",
             r->kernels, r->blas_core, r->rounds, r->context);
     fprintf(f, " \"read_buffer_bytes\": %zu, \"decode_step_bytes\": %.0f, \"token_flops\": %.0f,\n",
             r->read_bytes, bench_step_bytes(r, 1), bench_token_flops(m));
     fprintf(f, " \"limits\": {\"sgemm_openblas_flops\": %.6g, \"sgemm_own_flops\": %.6g, ", x->blas,
             x->own);
+    fprintf(f, "\"int8_ops\": %.6g, ", x->int8);
     fprintf(f, "\"memory_read_bytes_per_s\": %.6g},\n \"rates\": [", x->read);
     for (int i = 0, n = 0; i < r->n_points; i++) {
         const struct bench_point *p = &r->points[i];
@@ -104,6 +111,8 @@ static void print_json(const struct bench_result *r, const struct ratios *x, FIL
     }
     fprintf(f, "],\n \"ratios\": {\"decode_1_of_memory_read\": %.4f, \"decode_32_over_1\": %.4f, ",
             x->bandwidth, x->batching);
+    fprintf(f, "\"decode_8_over_1\": %.4f, \"prefill_of_int8_dot\": %.4f, ", x->batching_8,
+            x->prefill_int8);
     fprintf(f, "\"prefill_of_sgemm_openblas\": %.4f, \"sgemm_own_over_openblas\": %.4f}}\n",
             x->prefill, x->kernel);
 }
@@ -112,12 +121,13 @@ static void print_text(const struct bench_result *r, const struct ratios *x, FIL
 {
     const struct gpt2 *m = r->model;
     fprintf(f, "%s: %zu parameters, weights %s, KV cache %s\n", r->dir, m->n_params,
-            dtype_name(m->file_dtype), dtype_name(r->kv_dtype));
+            dtype_name(m->dtype), dtype_name(r->kv_dtype));
     fprintf(f, "%d threads, kernels %s, OpenBLAS %s; medians of %d interleaved rounds\n\n",
             r->threads, r->kernels, r->blas_core, r->rounds);
     fprintf(f, "limits of this machine, now\n");
     fprintf(f, "  SGEMM, OpenBLAS       %8.1f GFLOP/s\n", x->blas / 1e9);
     fprintf(f, "  SGEMM, our kernel     %8.1f GFLOP/s\n", x->own / 1e9);
+    fprintf(f, "  8-bit dot products    %8.1f Gop/s (in registers, %s)\n", x->int8 / 1e9, r->int8);
     fprintf(f, "  memory read           %8.1f GB/s (%.2f GB)\n", x->read / 1e9,
             (double)r->read_bytes / 1e9);
     fprintf(f, "\nmodel\n");
@@ -133,9 +143,12 @@ static void print_text(const struct bench_result *r, const struct ratios *x, FIL
     }
     fprintf(f, "\nratios\n");
     fprintf(f, "  decode at batch 1 reads     %.2f of the memory bandwidth\n", x->bandwidth);
+    fprintf(f, "  decode at batch 8 gives     %.2f times the tokens of batch 1\n", x->batching_8);
     fprintf(f, "  decode at batch 32 gives    %.2f times the tokens of batch 1\n", x->batching);
     fprintf(f, "  prefill of %d computes     %.2f of OpenBLAS's SGEMM\n", x->prefill_size,
             x->prefill);
+    fprintf(f, "  prefill of %d computes     %.2f of the 8-bit dot products\n", x->prefill_size,
+            x->prefill_int8);
     fprintf(f,
             "\ncounted: a decode step reads %.1f MB of weights (LM head included, embedding\n"
             "tables not) and %d positions of keys and values a sequence; a prefill token takes\n"

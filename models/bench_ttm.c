@@ -38,6 +38,7 @@ struct bench {
     struct st_set *set;
     struct inspect_ttm layers;
     size_t other_bytes;
+    enum dtype dtype;
     int rounds;
     float *x, *y, *scratch, *sweep;
     size_t scratch_floats, width;
@@ -64,15 +65,16 @@ static int load_core(struct bench *b, int layer, struct ttm *out, bool rounded, 
     return rc;
 }
 
-static int make_dense(struct packed *out, const struct ttm_shape *s, struct err *err)
+static int make_dense(struct packed *out, const struct ttm_shape *s, enum dtype t, struct err *err)
 {
     size_t in = (size_t)s->in, n = (size_t)s->out;
     void *rows = NULL;
     int rc = mem_map(&rows, in * n * sizeof(float), "a dense layer", err);
     if (rc) return rc;
     rng_normal_fill(rows, in * n, 0.02, 1, 1);
-    rc = packed_init(out, DTYPE_F32, in, n, "a dense layer", err);
-    if (rc == 0) packed_fill(out, rows, 0, 0, packed_panels(n));
+    rc = packed_init(out, t, in, n, "a dense layer", err);
+    const struct pack_source src = {.data = rows, .dtype = DTYPE_F32};
+    if (rc == 0) packed_fill(out, &src, 0, packed_panels(n));
     mem_unmap(rows, in * n * sizeof(float));
     return rc;
 }
@@ -92,13 +94,14 @@ static int make_way(struct bench *b, struct way *q, const struct bench_ttm_kind 
         rc = load_core(b, kind->layers[i], &w, q->report->kind != BENCH_TTM_CHAIN, err);
         const struct ttm_plan plan[TTM_ROLES] = {q->report->plan, q->report->plan};
         if (!rc && dense)
-            rc = make_dense(&q->dense[i], &w.shape, err);
+            rc = make_dense(&q->dense[i], &w.shape, b->dtype, err);
         else if (!rc)
-            rc = ttm_linear_new(&q->ttm[i], &w, plan, DTYPE_F32, &b->compute, "a TTM layer", err);
+            rc = ttm_linear_new(&q->ttm[i], &w, plan, b->dtype, &b->compute, "a TTM layer", err);
         ttm_release(&w);
     }
-    if (rc || dense) return rc;
-    size_t floats = ttm_linear_scratch_floats(q->ttm[0], 512, 512);
+    if (rc) return rc;
+    size_t floats = dense ? matmul_scratch_floats(&q->dense[0], 512)
+                          : ttm_linear_scratch_floats(q->ttm[0], 512, 512);
     if (floats > b->scratch_floats) {
         mem_unmap(b->scratch, b->scratch_floats * sizeof *b->scratch);
         b->scratch = NULL;
@@ -128,7 +131,7 @@ static void call(struct bench *b, const struct way *q, const struct bench_ttm_ki
 {
     size_t in = (size_t)kind->stored.in, out = (size_t)kind->stored.out;
     if (q->dense)
-        matmul(&b->compute, b->x, in, rows, &q->dense[layer], b->y, out, NULL);
+        matmul_any(&b->compute, b->x, in, rows, &q->dense[layer], b->y, out, NULL, b->scratch);
     else
         ttm_linear_apply(q->ttm[layer], &b->compute, rows, 0, b->x, in, b->y, out, NULL,
                          b->scratch);
@@ -184,7 +187,7 @@ static void add_way(struct bench *b, struct bench_ttm_kind *kind, enum bench_ttm
     struct bench_ttm_way *q = &kind->ways[kind->n_ways++];
     *q = (struct bench_ttm_way){.kind = what, .plan = *plan};
     BUG_ON(ttm_plan_finish(&q->plan, s, "plan", NULL) != 0);
-    q->bytes = ttm_plan_bytes(&q->plan, DTYPE_F32);
+    q->bytes = ttm_plan_bytes(&q->plan, w->dtype);
     for (int r = 0; r < BENCH_TTM_ROWS; r++)
         q->predicted[r] = ttm_plan_seconds(&q->plan, s, all_rows[r], w, &b->rates);
 }
@@ -209,7 +212,7 @@ static void add_candidates(struct bench *b, struct bench_ttm_kind *kind, struct 
 static void list_ways(struct bench *b, struct bench_ttm_kind *kind)
 {
     struct ttm_workload w = {
-        .rows = {1, 1}, .dtype = DTYPE_F32, .layers = b->layers.n, .other_bytes = b->other_bytes};
+        .rows = {1, 1}, .dtype = b->dtype, .layers = b->layers.n, .other_bytes = b->other_bytes};
     struct ttm_plan chain = {.method = TTM_CONTRACT, .groups = kind->stored.d};
     for (int k = 0; k <= kind->stored.d; k++)
         chain.first[k] = k;
@@ -249,8 +252,8 @@ static int add_kinds(struct bench *b, struct err *err)
 static int get_rates(struct bench *b, struct err *err)
 {
     struct buf machine = {0};
-    ttm_rates_machine(&machine, &b->tool->cpu, &b->compute);
-    int rc = ttm_rates_get(&b->rates, &b->compute, NULL, machine.data, NULL, err);
+    ttm_rates_machine(&machine, &b->tool->cpu, &b->compute, b->dtype);
+    int rc = ttm_rates_get(&b->rates, b->dtype, &b->compute, NULL, machine.data, NULL, err);
     buf_release(&machine);
     return rc;
 }
@@ -261,6 +264,7 @@ static int prepare(struct bench *b, const struct bench_ttm_args *a, struct err *
     void *p = NULL;
     size_t total = 0;
     b->rounds = a->rounds ? a->rounds : 5;
+    b->dtype = a->dtype;
     b->compute.k = kernels_choose(&b->tool->cpu, a->kernels);
     if (!b->compute.k)
         return err_set_param(err, ERR_INVALID, "kernels",
@@ -271,11 +275,12 @@ static int prepare(struct bench *b, const struct bench_ttm_args *a, struct err *
     if (!rc) rc = st_open(&b->set, a->dir, err);
     for (size_t i = 0; !rc && i < st_count(b->set); i++)
         total += st_at(b->set, i)->elements;
-    if (!rc) rc = inspect_ttm_open(&b->layers, b->tool, &b->cfg, b->set, 0, &ignored, err);
+    if (!rc)
+        rc = inspect_ttm_open(&b->layers, b->tool, &b->cfg, b->set, b->dtype, 0, &ignored, err);
     if (!rc && !b->layers.n)
         rc = err_set(err, ERR_INVALID, "%s has no TTM layer that can be used%s%s", a->dir,
                      ignored.code ? ": " : "", ignored.msg);
-    b->other_bytes = (total - b->layers.stored_params) * sizeof(float);
+    b->other_bytes = (total - b->layers.stored_params) * dtype_size(b->dtype);
     if (!rc) rc = get_rates(b, err);
     if (!rc) rc = add_kinds(b, err);
     if (!rc) rc = mem_map(&p, (SWEEP_BYTES + 2 * 512 * b->width * sizeof(float)), "rows", err);
@@ -316,8 +321,10 @@ int bench_ttm(const struct tool *t, const struct bench_ttm_args *a, struct err *
     b->tool = t;
     int rc = prepare(b, a, err);
     if (!rc) rc = run(b, err);
+    rc = st_verify(b->set, rc, err);
     if (!rc) {
         b->report.dir = a->dir;
+        b->report.dtype = b->dtype;
         b->report.kernels = b->compute.k->name;
         b->report.threads = pool_threads(b->compute.pool);
         b->report.rounds = b->rounds;

@@ -1,11 +1,13 @@
 #ifndef TTMD_MODELS_BENCH_TTM_H
 #define TTMD_MODELS_BENCH_TTM_H
 
+#include "engine/base/dtype.h"
 #include "models/tool.h"
 
 struct bench_ttm_args {
     const char *dir, *kernels;
     int threads, rounds; /* 0 = all that may be used, 5 */
+    enum dtype dtype;    /* of all weights: F32, BF16, I8 */
     bool json;
 };
 

@@ -28,6 +28,7 @@ struct bench_ttm_kind {
 struct bench_ttm_report {
     const char *dir, *kernels; /* borrowed */
     int threads, rounds;
+    enum dtype dtype; /* of the weights */
     struct ttm_rates rates;
     const size_t *rows; /* (BENCH_TTM_ROWS) */
     struct bench_ttm_kind kinds[BENCH_TTM_KINDS];

@@ -132,14 +132,31 @@ static void put_bool(struct buf *out, const char *key, bool v)
     buf_printf(out, "  \"%s\": %s,\n", key, v ? "true" : "false");
 }
 
-void checkpoint_config_json(const struct gpt2_config *cfg, enum dtype t, struct buf *out)
+/* The keys that tell one class of Hugging Face's from the other; a language model has no labels. */
+static void put_labels(const char *const *labels, int n, struct buf *out)
+{
+    if (!n) return;
+    buf_puts(out, "  \"id2label\": {");
+    for (int i = 0; i < n; i++)
+        buf_printf(out, "%s\n    \"%d\": \"%s\"", i ? "," : "", i, labels[i]);
+    buf_puts(out, "\n  },\n  \"label2id\": {");
+    for (int i = 0; i < n; i++)
+        buf_printf(out, "%s\n    \"%s\": %d", i ? "," : "", labels[i], i);
+    buf_printf(out, "\n  },\n  \"num_labels\": %d,\n", n);
+    buf_puts(out, "  \"problem_type\": \"single_label_classification\",\n");
+}
+
+static void put_config(const struct gpt2_config *cfg, enum dtype t, const char *const *labels,
+                       int n, struct buf *out)
 {
     buf_printf(out, "{\n  \"activation_function\": \"%s\",\n",
                checkpoint_activation_name(cfg->activation));
-    buf_puts(out,
-             "  \"architectures\": [\n    \"GPT2LMHeadModel\"\n  ],\n  \"attn_pdrop\": 0.1,\n");
+    buf_printf(out, "  \"architectures\": [\n    \"%s\"\n  ],\n  \"attn_pdrop\": 0.1,\n",
+               n ? "GPT2ForSequenceClassification" : "GPT2LMHeadModel");
     put_id(out, "bos_token_id", cfg->bos_token_id);
     buf_puts(out, "  \"embd_pdrop\": 0.1,\n");
+    put_labels(labels, n, out);
+    if (n) put_id(out, "pad_token_id", cfg->eos_token_id); /* behind which nothing is read */
     put_id(out, "eos_token_id", cfg->eos_token_id);
     buf_printf(out, "  \"initializer_range\": 0.02,\n  \"layer_norm_epsilon\": %.7g,\n",
                (double)cfg->layer_norm_epsilon);
@@ -166,4 +183,15 @@ void checkpoint_config_json(const struct gpt2_config *cfg, enum dtype t, struct 
                "  \"transformers_version\": \"4.40.0\",\n  \"use_cache\": true,\n"
                "  \"vocab_size\": %d\n}\n",
                cfg->vocab_size);
+}
+
+void checkpoint_config_json(const struct gpt2_config *cfg, enum dtype t, struct buf *out)
+{
+    put_config(cfg, t, NULL, 0, out);
+}
+
+void checkpoint_classifier_json(const struct gpt2_config *cfg, enum dtype t,
+                                const char *const *labels, int n, struct buf *out)
+{
+    put_config(cfg, t, labels, n, out);
 }

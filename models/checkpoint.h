@@ -31,6 +31,11 @@ size_t checkpoint_params(const struct gpt2_config *cfg, bool untied);
 /* checkpoint_config_json -- config.json as Hugging Face's transformers writes it. */
 void checkpoint_config_json(const struct gpt2_config *cfg, enum dtype t, struct buf *out);
 
+/* checkpoint_classifier_json -- the same for GPT2ForSequenceClassification.
+ *   labels  (n) names of the rows of score.weight, plain words */
+void checkpoint_classifier_json(const struct gpt2_config *cfg, enum dtype t,
+                                const char *const *labels, int n, struct buf *out);
+
 /* checkpoint_activation -- "gelu_new" etc. and back; -1 for an unknown name. */
 const char *checkpoint_activation_name(enum act a);
 int checkpoint_activation_parse(const char *name);

@@ -231,7 +231,7 @@ static int map_side(struct side *s, int threads, struct err *err)
     size_t hidden = mem_round_up(CHUNK * c, align);
     size_t logits = mem_round_up(ROWS * (size_t)s->m->cfg.vocab_size, align);
     size_t scratch = gpt2_scratch_floats(s->m, CHUNK, threads);
-    if (scratch < ROWS * c) scratch = ROWS * c;
+    if (scratch < gpt2_logits_floats(s->m, ROWS)) scratch = gpt2_logits_floats(s->m, ROWS);
     s->memory_bytes = (hidden + logits + scratch) * sizeof(float);
     int rc = mem_map(&s->memory, s->memory_bytes, "rows and logits", err);
     if (rc) return rc;
@@ -251,7 +251,10 @@ static int open_side(struct compare *c, struct side *s, const char *dir,
     tokenizer_encode(t, text->bytes.data, text->bytes.len, true, &s->tokens);
     if (o->max_tokens && s->tokens.n > o->max_tokens) s->tokens.n = o->max_tokens;
     progress_start(&bar, c->tool->log, "loading");
-    struct gpt2_options how = {.prefill_rows = CHUNK,
+    struct gpt2_options how = {.dtype = s == &c->side[MODEL]
+                                            ? (enum gpt2_dtype)gpt2_dtype_parse(o->session.dtype)
+                                            : GPT2_AUTO,
+                               .prefill_rows = CHUNK,
                                .rates_file = "auto",
                                .cpu = &c->tool->cpu,
                                .progress = on_progress,
@@ -291,7 +294,6 @@ static int prepare(struct compare *c, const char *reference, const char *dir,
                    const struct score_text *text, const struct score_options *o, struct err *err)
 {
     struct side *a = &c->side[REFERENCE], *b = &c->side[MODEL];
-    enum dtype kv = !strcmp(o->session.kv_dtype, "f16") ? DTYPE_F16 : DTYPE_F32;
     c->compute.k = kernels_choose(&c->tool->cpu, o->session.kernels);
     if (!c->compute.k)
         return err_set_param(err, ERR_INVALID, "kernels",
@@ -311,8 +313,9 @@ static int prepare(struct compare *c, const char *reference, const char *dir,
     c->blocks = mem_calloc((size_t)n_blocks, sizeof *c->blocks);
     for (int i = 0; i < n_blocks; i++)
         c->blocks[i] = i;
-    rc = kv_store_init(&a->kv, &a->m->cfg, kv, n_blocks, err);
-    return rc ? rc : kv_store_init(&b->kv, &b->m->cfg, kv, n_blocks, err);
+    int kv = kv_dtype_parse(o->session.kv_dtype, b->m->dtype); /* the flag is checked */
+    rc = kv_store_init(&a->kv, &a->m->cfg, DTYPE_F32, n_blocks, err);
+    return rc ? rc : kv_store_init(&b->kv, &b->m->cfg, (enum dtype)kv, n_blocks, err);
 }
 
 static void release(struct compare *c)

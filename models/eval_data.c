@@ -4,6 +4,7 @@
 #include "models/eval_data.h"
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,6 +22,7 @@ static const struct glue {
     const char *truth[2];  /* what stands in the label column */
     const char *labels[2]; /* the continuations that stand for them */
     const char *before, *between, *after;
+    struct eval_classes classes; /* names and order of the GLUE data sets on Hugging Face's hub */
 } tasks[] = {
     {.name = "sst2",
      .header = "sentence\tlabel",
@@ -30,7 +32,8 @@ static const struct glue {
      .truth = {"0", "1"},
      .labels = {" negative", " positive"},
      .before = "",
-     .after = "\nQuestion: Is this sentence positive or negative?\nAnswer:"},
+     .after = "\nQuestion: Is this sentence positive or negative?\nAnswer:",
+     .classes = {{"negative", "positive"}, 0}},
     {.name = "rte",
      .header = "index\tsentence1\tsentence2\tlabel",
      .n_columns = 4,
@@ -40,7 +43,8 @@ static const struct glue {
      .labels = {" False", " True"},
      .before = "",
      .between = "\nQuestion: ",
-     .after = " True or False?\nAnswer:"},
+     .after = " True or False?\nAnswer:",
+     .classes = {{"not_entailment", "entailment"}, 1}},
     {.name = "mrpc",
      .header = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String",
      .n_columns = 5,
@@ -50,7 +54,8 @@ static const struct glue {
      .labels = {" no", " yes"},
      .before = "Sentence 1: ",
      .between = "\nSentence 2: ",
-     .after = "\nQuestion: Do both sentences mean the same thing?\nAnswer:"},
+     .after = "\nQuestion: Do both sentences mean the same thing?\nAnswer:",
+     .classes = {{"not_equivalent", "equivalent"}, 0}},
     {.name = "cola",
      .n_columns = 4,
      .label_column = 1,
@@ -58,7 +63,8 @@ static const struct glue {
      .truth = {"0", "1"},
      .labels = {" no", " yes"},
      .before = "",
-     .after = "\nQuestion: Does this sentence make sense?\nAnswer:"},
+     .after = "\nQuestion: Does this sentence make sense?\nAnswer:",
+     .classes = {{"unacceptable", "acceptable"}, 0}},
 };
 
 void eval_items_release(struct eval_items *items)
@@ -83,6 +89,7 @@ static void push(struct eval_items *items, struct eval_item item)
 struct place {
     const char *path;
     size_t line;
+    enum eval_form form;
 };
 
 /* ---- lambada ---- */
@@ -127,6 +134,20 @@ static int cut(char *line, const char *columns[MAX_COLUMNS])
     return n;
 }
 
+static char *words(const struct glue *g, const char *const *columns, enum eval_form form)
+{
+    bool asks = form == EVAL_PROMPT;
+    struct buf b = {0};
+    if (asks) buf_puts(&b, g->before);
+    buf_puts(&b, columns[g->columns[0]]);
+    if (g->columns[1] >= 0) {
+        buf_puts(&b, asks ? g->between : "\n");
+        buf_puts(&b, columns[g->columns[1]]);
+    }
+    if (asks) buf_puts(&b, g->after);
+    return buf_take(&b);
+}
+
 static int read_glue(struct eval_items *out, const struct glue *g, char *line,
                      const struct place *at, struct err *err)
 {
@@ -141,15 +162,7 @@ static int read_glue(struct eval_items *out, const struct glue *g, char *line,
         return err_set(err, ERR_INVALID,
                        "%s: line %zu: the label in column %d is \"%.40s\", expected %s or %s",
                        at->path, at->line, g->label_column + 1, truth, g->truth[0], g->truth[1]);
-    struct buf context = {0};
-    buf_puts(&context, g->before);
-    buf_puts(&context, columns[g->columns[0]]);
-    if (g->columns[1] >= 0) {
-        buf_puts(&context, g->between);
-        buf_puts(&context, columns[g->columns[1]]);
-    }
-    buf_puts(&context, g->after);
-    push(out, (struct eval_item){.context = buf_take(&context), .label = label});
+    push(out, (struct eval_item){.context = words(g, columns, at->form), .label = label});
     return 0;
 }
 
@@ -169,14 +182,25 @@ static int read_line(struct eval_items *out, const struct glue *g, char *line,
     return 0;
 }
 
-int eval_items_read(struct eval_items *out, const char *task, const char *path, size_t limit,
-                    struct err *err)
+static const struct glue *glue_of(const char *task)
 {
-    const struct glue *g = NULL;
-    struct buf text = {0};
-    struct place at = {.path = path};
     for (size_t i = 0; i < sizeof tasks / sizeof *tasks; i++)
-        if (!strcmp(tasks[i].name, task)) g = &tasks[i];
+        if (!strcmp(tasks[i].name, task)) return &tasks[i];
+    return NULL;
+}
+
+const struct eval_classes *eval_classes_of(const char *task)
+{
+    const struct glue *g = glue_of(task);
+    return g ? &g->classes : NULL;
+}
+
+int eval_items_read(struct eval_items *out, const char *task, const char *path, enum eval_form form,
+                    size_t limit, struct err *err)
+{
+    const struct glue *g = glue_of(task);
+    struct buf text = {0};
+    struct place at = {.path = path, .form = form};
     *out = (struct eval_items){.labels = g ? g->labels : NULL};
     int rc = input_read(path, &text, err);
     if (rc == 0) rc = input_check_utf8(path, &text, err);

@@ -1,5 +1,6 @@
-/* Tasks without training: every item becomes as many pairs of context and continuation as it has
- * answers, all pairs are scored in one run, and the answers are counted. A tie goes to label 0. */
+/* Tasks without training; a classifier is eval_head's. Every item becomes as many pairs of context and
+ * continuation as it has answers, all pairs are scored in one run, and the answers are counted. A tie
+ * goes to label 0. */
 #include "models/eval_task.h"
 
 #include <stdlib.h>
@@ -7,7 +8,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "models/eval_data.h"
-#include "models/eval_metrics.h"
+#include "models/eval_head.h"
 #include "models/likelihood.h"
 
 struct answers {
@@ -66,38 +67,44 @@ static void print_words(const struct eval_task *e, const struct answers *a, FILE
             s.nll_mean, s.stderr_mean);
 }
 
-static void print_labels(const struct eval_task *e, const struct eval_items *items,
-                         const struct answers *a, FILE *f)
+void eval_task_print(const struct eval_task *e, const struct binary_counts *counts, const char *how,
+                     size_t truncated, double seconds, FILE *f)
 {
-    struct binary_counts counts = {0};
     struct binary_metrics m;
-    for (size_t i = 0; i < items->n; i++)
-        binary_add(&counts, items->list[i].label,
-                   a->pairs[2 * i + 1].logprob > a->pairs[2 * i].logprob);
-    binary_metrics(&counts, &m);
+    binary_metrics(counts, &m);
     if (e->json) {
-        fprintf(
-            f,
-            "{\"task\": \"%s\", \"items\": %zu, \"accuracy\": %.17g, \"accuracy_stderr\": %.17g, "
-            "\"f1\": %.17g, \"mcc\": %.17g, \"majority\": %.17g, \"truncated\": %zu, "
-            "\"seconds\": %.6f}\n",
-            e->task, m.n, m.accuracy, m.accuracy_stderr, m.f1, m.mcc, m.majority, a->truncated,
-            a->seconds);
+        fprintf(f,
+                "{\"task\": \"%s\", \"head\": \"%s\", \"items\": %zu, \"accuracy\": %.17g, "
+                "\"accuracy_stderr\": %.17g, \"f1\": %.17g, \"mcc\": %.17g, \"majority\": %.17g, "
+                "\"truncated\": %zu, \"seconds\": %.6f}\n",
+                e->task, how, m.n, m.accuracy, m.accuracy_stderr, m.f1, m.mcc, m.majority,
+                truncated, seconds);
         return;
     }
-    fprintf(f, "task             %s, %zu items, %zu of them cut to the context\n", e->task, m.n,
-            a->truncated);
+    fprintf(f, "task             %s, %s, %zu items, %zu of them cut to the context\n", e->task, how,
+            m.n, truncated);
     fprintf(f, "accuracy         %.4f +- %.4f (standard error); the larger class %.4f\n",
             m.accuracy, m.accuracy_stderr, m.majority);
     fprintf(f, "F1               %.4f\n", m.f1);
     fprintf(f, "MCC              %.4f\n", m.mcc);
 }
 
+static void print_labels(const struct eval_task *e, const struct eval_items *items,
+                         const struct answers *a, FILE *f)
+{
+    struct binary_counts counts = {0};
+    for (size_t i = 0; i < items->n; i++)
+        binary_add(&counts, items->list[i].label,
+                   a->pairs[2 * i + 1].logprob > a->pairs[2 * i].logprob);
+    eval_task_print(e, &counts, "zero-shot", a->truncated, a->seconds, f);
+}
+
 int eval_task(const struct tool *t, const char *dir, const struct eval_task *e, struct err *err)
 {
     struct eval_items items;
     struct answers a = {0};
-    int rc = eval_items_read(&items, e->task, e->data, e->limit, err);
+    if (eval_classes_of(e->task) && eval_head_is(dir)) return eval_head(t, dir, e, err);
+    int rc = eval_items_read(&items, e->task, e->data, EVAL_PROMPT, e->limit, err);
     if (rc == 0) rc = answer(t, dir, e, &items, &a, err);
     if (rc == 0 && items.labels)
         print_labels(e, &items, &a, t->out);

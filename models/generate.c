@@ -1,29 +1,19 @@
 /* ttm generate: continue a text on the terminal. A client of the engine like the daemon, with the same
  * sampling code, so that a prompt and a seed give here what they give there. Choices are computed
  * together and printed one after another, the first of them while it grows. */
+#include "models/generate.h"
+
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "engine/base/clock.h"
-#include "engine/base/mem.h"
 #include "engine/base/rng.h"
 #include "engine/gpt2/tokenizer.h"
 #include "models/input.h"
 #include "models/options.h"
-#include "models/session.h"
 
 enum { MAX_CHOICES = 128, DEFAULT_TOKENS = 128 };
-
-struct generate_args {
-    const char *prompt, *prompt_file;
-    int64_t max_tokens, min_tokens, n, seed; /* max_tokens and seed: -1 = not given */
-    bool ignore_eos, ids, echo;
-    struct option_list stop;
-    int64_t top_k;
-    double temperature, top_p, min_p, typical_p;
-    double repetition, presence, frequency;
-    struct session_flags session;
-};
 
 #define FIELD(f) offsetof(struct generate_args, f)
 static const struct option table[] = {
@@ -57,6 +47,8 @@ static const struct option table[] = {
     {"ignore-eos", 0, OPTION_BOOL, FIELD(ignore_eos), NULL, 0, 0, NULL,
      "end-of-text does not end it"},
     {"echo", 0, OPTION_BOOL, FIELD(echo), NULL, 0, 0, NULL, "print the prompt first"},
+    {"interactive", 'i', OPTION_BOOL, FIELD(interactive), NULL, 0, 0, NULL,
+     "a line is a prompt, an empty one goes on; the default on a terminal without a prompt"},
     {"ids", 0, OPTION_BOOL, FIELD(ids), NULL, 0, 0, NULL, "print token ids instead of text"},
     SESSION_OPTIONS(FIELD(session)),
 };
@@ -66,7 +58,8 @@ static const struct options options = {
     .n_arguments = 1,
     .about =
         "Continues a text with the model in DIR. The text goes to standard output, a line of\n"
-        "figures to standard error.",
+        "figures to standard error. Without a prompt, on a terminal, it asks for one after the\n"
+        "other: Ctrl-C stops a text, Ctrl-D leaves.",
     .table = table,
     .n = sizeof table / sizeof *table,
 };
@@ -91,6 +84,17 @@ static int encode_prompt(struct session *s, const struct buf *text, struct token
                        "the prompt is empty and the model has no end-of-text token");
     tokens_push(tokens, eos);
     return 0;
+}
+
+/* A conversation may outgrow the context: its beginning is left out. */
+static void keep_end(const struct generate_args *a, struct session *s, struct tokens *prompt)
+{
+    size_t n_ctx = (size_t)engine_info(s->engine)->n_ctx;
+    size_t want = a->max_tokens >= 0 ? (size_t)a->max_tokens : DEFAULT_TOKENS;
+    size_t keep = want < n_ctx / 2 ? n_ctx - want : n_ctx - n_ctx / 2;
+    if (prompt->n <= keep) return;
+    memmove(prompt->ids, prompt->ids + (prompt->n - keep), keep * sizeof *prompt->ids);
+    prompt->n = keep;
 }
 
 static void fill_spec(const struct generate_args *a, struct session *s, const struct tokens *prompt,
@@ -178,11 +182,14 @@ static void print_stats(const struct tool *t, struct job *const *jobs, int n, si
     fprintf(t->log, "; finish %s; seed %lld\n", finish_name(v.finish), (long long)seed);
 }
 
+/* Submit all choices and print one after the other. */
 static int run(const struct tool *t, struct session *s, const struct generate_args *a,
-               const struct buf *text, const struct tokens *prompt, struct err *err)
+               const struct buf *text, const struct tokens *prompt, struct buf *said,
+               struct err *err)
 {
     struct job_spec spec;
     struct job *jobs[MAX_CHOICES];
+    struct job_view v;
     size_t stop_len[OPTION_LIST_MAX];
     int n = 0, rc = 0;
     fill_spec(a, s, prompt, stop_len, &spec);
@@ -196,10 +203,27 @@ static int run(const struct tool *t, struct session *s, const struct generate_ar
         rc = follow(t, s, jobs[i], a->ids, err);
     }
     if (rc == 0) print_stats(t, jobs, n, prompt->n, a->seed);
+    if (said && n) {
+        job_view(jobs[0], &v);
+        if (v.text_len) buf_append(said, v.text, v.text_len);
+    }
     for (int i = 0; i < n; i++) {
         job_cancel(jobs[i]);
         job_unref(jobs[i]);
     }
+    return rc;
+}
+
+int generate_once(const struct tool *t, struct session *s, const struct generate_args *given,
+                  const struct buf *text, struct buf *said, struct err *err)
+{
+    struct generate_args a = *given;
+    struct tokens prompt = {0};
+    if (a.seed < 0) a.seed = (int64_t)(rng_entropy() >> 2);
+    int rc = encode_prompt(s, text, &prompt, err);
+    if (rc == 0 && a.interactive) keep_end(&a, s, &prompt);
+    if (rc == 0) rc = run(t, s, &a, text, &prompt, said, err);
+    tokens_release(&prompt);
     return rc;
 }
 
@@ -216,19 +240,23 @@ int cmd_generate(const struct tool *t, int argc, char **argv, struct err *err)
     const char *dir;
     int rc = options_parse(&options, &a, &dir, argc, argv, t->out, err);
     if (rc) return rc == OPTIONS_HELP ? 0 : rc;
-    if (a.seed < 0) a.seed = (int64_t)(rng_entropy() >> 2);
+    bool prompted = a.prompt || a.prompt_file;
+    if (prompted && a.interactive)
+        return err_set_param(err, ERR_INVALID, "interactive",
+                             "--interactive asks for prompts: no --prompt or --prompt-file");
+    a.interactive = a.interactive || (!prompted && isatty(STDIN_FILENO) && isatty(STDOUT_FILENO));
     if (a.n > a.session.max_batch) a.session.max_batch = a.n < 32 ? a.n : 32;
     struct session s;
     struct buf text = {0};
-    struct tokens prompt = {0};
     rc = read_prompt(&a, &text, err);
     if (rc) goto out;
     rc = session_open(&s, t, &a.session, dir, err);
-    if (rc == 0) rc = encode_prompt(&s, &text, &prompt, err);
-    if (rc == 0) rc = run(t, &s, &a, &text, &prompt, err);
+    if (rc == 0 && a.interactive)
+        rc = generate_loop(t, &s, &a, err);
+    else if (rc == 0)
+        rc = generate_once(t, &s, &a, &text, NULL, err);
     session_close(&s);
 out:
-    tokens_release(&prompt);
     buf_release(&text);
     return rc;
 }

@@ -67,6 +67,13 @@ static bool is_buffer(const struct st_tensor *t)
            (!strcmp(rest, "attn.bias") || !strcmp(rest, "attn.masked_bias"));
 }
 
+/* What goes with a matrix of 8-bit numbers. */
+static bool is_scale(const struct st_tensor *t)
+{
+    size_t n = strlen(t->name), tail = strlen(".weight_scale");
+    return n > tail && !strcmp(t->name + n - tail, ".weight_scale");
+}
+
 static bool same_weights(const struct st_tensor *a, const struct st_tensor *b)
 {
     return a && b && a->dtype == b->dtype && a->n_dims == 2 && b->n_dims == 2 &&
@@ -82,7 +89,7 @@ static void count(struct model *m)
         if (!strcmp(name, "wte.weight")) m->wte = t;
         if (!strcmp(name, "lm_head.weight")) m->head = t;
         m->bytes += t->bytes;
-        if (!is_buffer(t)) m->params += t->elements;
+        if (!is_buffer(t) && !is_scale(t)) m->params += t->elements;
     }
     m->tied = !m->head || same_weights(m->wte, m->head);
     if (m->head && m->tied) m->params -= m->head->elements;
@@ -100,6 +107,7 @@ static void shape_text(const struct st_tensor *t, struct buf *b)
 static const char *remark(const struct model *m, const struct st_tensor *t)
 {
     if (is_buffer(t)) return "mask, not counted";
+    if (is_scale(t)) return "scales, not counted";
     if (t == m->head && m->tied) return "same as wte, not counted";
     return "";
 }
@@ -274,11 +282,14 @@ int cmd_inspect(const struct tool *t, int argc, char **argv, struct err *err)
     if (rc) return rc;
     tokenizer_open(&m.tokenizer, m.dir, &m.tokenizer_err);
     count(&m);
-    rc = inspect_ttm_open(&m.ttm, t, &m.cfg, m.set, m.params * sizeof(float), &m.ttm_err, err);
+    enum dtype held = m.wte && m.wte->dtype == DTYPE_I8 ? DTYPE_I8 : DTYPE_F32; /* as at load */
+    rc = inspect_ttm_open(&m.ttm, t, &m.cfg, m.set, held, m.params * dtype_size(held), &m.ttm_err,
+                          err);
     if (rc == 0 && a.json)
         rc = print_json(&m, t->out, err);
     else if (rc == 0)
         print_text(&m, t->out);
+    rc = st_verify(m.set, rc, err);
     inspect_ttm_release(&m.ttm);
     tokenizer_close(m.tokenizer);
     st_close(m.set);

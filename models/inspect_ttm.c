@@ -47,28 +47,28 @@ static int find_layers(struct inspect_ttm *out, const struct gpt2_config *cfg,
     return out->n;
 }
 
-static int get_rates(struct ttm_rates *r, const struct tool *t, struct err *err)
+static int get_rates(struct ttm_rates *r, enum dtype held, const struct tool *t, struct err *err)
 {
     struct compute c = {.k = kernels_choose(&t->cpu, NULL)};
     struct buf machine = {0}, path = {0};
     int rc = pool_new(&c.pool, cpu_threads(&t->cpu, 0), err);
     if (rc) return rc;
-    ttm_rates_machine(&machine, &t->cpu, &c);
-    rc =
-        ttm_rates_get(r, &c, ttm_rates_path(&path, &c) ? path.data : NULL, machine.data, NULL, err);
+    ttm_rates_machine(&machine, &t->cpu, &c, held);
+    rc = ttm_rates_get(r, held, &c, ttm_rates_path(&path, &c, held) ? path.data : NULL,
+                       machine.data, NULL, err);
     buf_release(&machine);
     buf_release(&path);
     pool_free(c.pool);
     return rc;
 }
 
-static int plan_layer(struct inspect_ttm_layer *l, const struct ttm_rates *m, int layers,
-                      size_t other_bytes, struct err *err)
+static int plan_layer(struct inspect_ttm_layer *l, enum dtype held, const struct ttm_rates *m,
+                      int layers, size_t other_bytes, struct err *err)
 {
     int rc = 0;
     for (int i = 0; !rc && i < INSPECT_PLANS; i++) {
         struct ttm_workload w = {.rows = {wanted[i].rows, wanted[i].rows},
-                                 .dtype = DTYPE_F32,
+                                 .dtype = held,
                                  .layers = layers,
                                  .other_bytes = other_bytes,
                                  .below_dense = true};
@@ -92,17 +92,17 @@ static int twin_of(const struct inspect_ttm *t, int i)
 }
 
 int inspect_ttm_open(struct inspect_ttm *out, const struct tool *t, const struct gpt2_config *cfg,
-                     const struct st_set *set, size_t other_bytes, struct err *warn,
-                     struct err *err)
+                     const struct st_set *set, enum dtype held, size_t other_bytes,
+                     struct err *warn, struct err *err)
 {
     struct ttm_rates m;
     *out = (struct inspect_ttm){0};
     if (!find_layers(out, cfg, set, warn)) return 0;
-    int rc = get_rates(&m, t, err);
+    int rc = get_rates(&m, held, t, err);
     for (int i = 0; !rc && i < out->n; i++) {
         int k = twin_of(out, i);
         if (k == i) {
-            rc = plan_layer(&out->layers[i], &m, out->n, other_bytes, err);
+            rc = plan_layer(&out->layers[i], held, &m, out->n, other_bytes, err);
             continue;
         }
         memcpy(out->layers[i].plan, out->layers[k].plan, sizeof out->layers[k].plan);

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "models/options_man.h"
+
 static int refuse(const struct option *op, const char *value, const char *expected, struct err *err)
 {
     return err_set_param(err, ERR_INVALID, op->name, "--%s: \"%.80s\" is not %s", op->name, value,
@@ -137,6 +139,14 @@ int options_parse(const struct options *o, void *out, const char **args, int arg
         const char *word = argv[i];
         if (flags && (!strcmp(word, "--help") || !strcmp(word, "-h"))) {
             options_help(o, help);
+            return OPTIONS_HELP;
+        }
+        if (argc <= 2 && !strcmp(word, OPTIONS_MAN_WORD)) {
+            options_man(o, help);
+            return OPTIONS_HELP;
+        }
+        if (argc <= 2 && !strcmp(word, OPTIONS_BASH_WORD)) {
+            options_bash(o, help);
             return OPTIONS_HELP;
         }
         if (flags && !strcmp(word, "--")) {

@@ -60,4 +60,11 @@ int options_parse(const struct options *o, void *out, const char **args, int arg
 
 void options_help(const struct options *o, FILE *f);
 
+/* The flag of commands that load a model: names of gpt2_dtype_parse(). */
+#define DTYPE_OPTION(offset)                                                  \
+    {                                                                         \
+        "dtype", 0, OPTION_STRING, (offset), "T", 0, 0, "auto|f32|bf16|int8", \
+            "number format of the weights (default auto: as they are stored)" \
+    }
+
 #endif

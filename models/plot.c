@@ -1,4 +1,5 @@
-/* ttm plot: the losses of a training run against the tokens it was trained on, as an SVG. A run has many
+/* ttm plot: the losses of a training run against the tokens it was trained on, as an SVG, or the points of a
+ * table (plot_table.c). A run has many
  * more steps than a picture has columns, and a step's loss is noise around the curve: steps are gathered
  * in columns, drawn as their mean over the band of what was between.
  *
@@ -9,12 +10,14 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "engine/base/mem.h"
 #include "models/atomic_file.h"
 #include "models/input.h"
 #include "models/options.h"
 #include "models/outdir.h"
+#include "models/plot.h"
 #include "models/svg.h"
 #include "models/tool.h"
 
@@ -22,19 +25,24 @@ enum { COLUMNS = 300, HEAD = 50 };
 
 struct plot_args {
     const char *out, *title;
+    bool log_x, log_y;
 };
 #define FIELD(f) offsetof(struct plot_args, f)
 static const struct option table[] = {
     {"out", 'o', OPTION_STRING, FIELD(out), "FILE", 0, 0, NULL, "the picture (required)"},
     {"title", 0, OPTION_STRING, FIELD(title), "TEXT", 0, 0, NULL, "above it (default: DIR)"},
+    {"log-x", 0, OPTION_BOOL, FIELD(log_x), NULL, 0, 0, NULL, "of a table: logarithmic x"},
+    {"log-y", 0, OPTION_BOOL, FIELD(log_y), NULL, 0, 0, NULL, "of a table: logarithmic y"},
 };
 static const struct options options = {
     .command = "plot",
-    .arguments = "DIR",
+    .arguments = "DIR|TABLE",
     .n_arguments = 1,
     .about =
         "Draws training and validation loss of the run in DIR (its log.jsonl) against tokens, as\n"
-        "an SVG for light and dark pages. A run that is still going on may be drawn.",
+        "an SVG for light and dark pages. A run that is still going on may be drawn.\n\n"
+        "Of a file TABLE the points: lines of series, x, y and perhaps a label with tabs between\n"
+        "them, after a first line that has the labels of the axes in place of x and y.",
     .table = table,
     .n = sizeof table / sizeof *table,
 };
@@ -212,20 +220,6 @@ static void legend(struct loss_plot *p, const char *train, const char *valid)
     svg_text(p->svg.out, x, y + 80, "start", "", words);
 }
 
-/* The title is anybody's text. */
-static void escape(struct buf *out, const char *text)
-{
-    for (; *text; text++) {
-        if (*text == '<')
-            buf_puts(out, "&lt;");
-        else if (*text == '&')
-            buf_puts(out, "&amp;");
-        else
-            buf_putc(out, (unsigned char)*text < ' ' ? ' ' : *text);
-    }
-    buf_putc(out, 0);
-}
-
 static void draw(struct loss_plot *p, const char *title, struct buf *out)
 {
     struct buf safe = {0};
@@ -233,7 +227,7 @@ static void draw(struct loss_plot *p, const char *title, struct buf *out)
     p->svg.out = out;
     gather(p);
     set_axes(p);
-    escape(&safe, title);
+    svg_escape(&safe, title);
     svg_begin(&p->svg, safe.data);
     buf_printf(out,
                "<clipPath id=\"frame\"><rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" "
@@ -248,23 +242,32 @@ static void draw(struct loss_plot *p, const char *title, struct buf *out)
     buf_release(&safe);
 }
 
-int cmd_plot(const struct tool *t, int argc, char **argv, struct err *err)
+static int plot_run(const char *dir, const char *title, struct buf *out, struct err *err)
 {
-    struct plot_args a = {0};
-    const char *dir;
-    int rc = options_parse(&options, &a, &dir, argc, argv, t->out, err);
-    if (rc) return rc == OPTIONS_HELP ? 0 : rc;
-    if (!a.out) return err_set_param(err, ERR_MISSING, "out", "--out is missing: the file to draw");
     struct loss_plot *p = mem_calloc(1, sizeof *p);
-    struct buf b = {0};
     char *log = outdir_join(dir, "log.jsonl");
-    rc = read_log(p, log, err);
-    if (!rc) draw(p, a.title ? a.title : dir, &b);
-    if (!rc) rc = atomic_file_put(a.out, b.data, b.len, err);
-    buf_release(&b);
+    int rc = read_log(p, log, err);
+    if (!rc) draw(p, title ? title : dir, out);
     free(log);
     free(p->train.p);
     free(p->valid.p);
     free(p);
+    return rc;
+}
+
+int cmd_plot(const struct tool *t, int argc, char **argv, struct err *err)
+{
+    struct plot_args a = {0};
+    const char *from;
+    struct buf b = {0};
+    struct stat st;
+    int rc = options_parse(&options, &a, &from, argc, argv, t->out, err);
+    if (rc) return rc == OPTIONS_HELP ? 0 : rc;
+    if (!a.out) return err_set_param(err, ERR_MISSING, "out", "--out is missing: the file to draw");
+    struct plot_table_options how = {.title = a.title, .log_x = a.log_x, .log_y = a.log_y};
+    bool is_table = !strcmp(from, "-") || (!stat(from, &st) && !S_ISDIR(st.st_mode));
+    rc = is_table ? plot_table(from, &how, &b, err) : plot_run(from, a.title, &b, err);
+    if (!rc) rc = atomic_file_put(a.out, b.data, b.len, err);
+    buf_release(&b);
     return rc;
 }

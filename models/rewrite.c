@@ -12,6 +12,7 @@
 #include "engine/base/mem.h"
 #include "engine/gpt2/dir_file.h"
 #include "engine/gpt2/tokenizer_write.h"
+#include "engine/kernels/pack.h"
 #include "models/progress.h"
 
 enum { PIECE = 1 << 14, CONFIG_MAX_BYTES = 1 << 20 };
@@ -116,10 +117,59 @@ static int put_dense(struct pass *p, const struct layer *l)
     return rc;
 }
 
+/* A matrix of 8-bit numbers and the scale of each output: its columns, of a transposed one its rows. */
+static int put_int8(struct pass *p, const struct st_tensor *t, bool transposed)
+{
+    size_t k = t->shape[transposed], n = t->shape[!transposed];
+    struct buf scale = {0};
+    struct packed w = {0};
+    int8_t *numbers = NULL;
+    buf_printf(&scale, "%s_scale", t->name);
+    int rc = 0;
+    if (!p->data) {
+        st_writer_declare(p->out, t->name, DTYPE_I8, t->shape, 2);
+        st_writer_declare(p->out, scale.data, DTYPE_F32, &n, 1);
+        goto out;
+    }
+    rc = packed_init(&w, DTYPE_I8, k, n, t->name, p->err);
+    if (rc) goto out;
+    const struct pack_source from = {.data = t->data, .dtype = t->dtype, .transposed = transposed};
+    if (!packed_fill(&w, &from, 0, packed_panels(n))) {
+        rc = err_set(p->err, ERR_INVALID, "%s: tensor %s has a NaN or an infinity", t->file,
+                     t->name);
+        goto out;
+    }
+    numbers = mem_alloc(k * n);
+    packed_get_int8(&w, numbers, transposed);
+    rc = st_writer_bytes(p->out, numbers, k * n, p->err);
+    if (!rc) rc = st_writer_data(p->out, w.scale, n, p->err);
+out:
+    free(numbers);
+    if (w.data) packed_release(&w);
+    buf_release(&scale);
+    st_drop(t);
+    return rc;
+}
+
+/* Is tensor i a matrix that becomes I8? Embeddings are stored with a row for each output. */
+static bool becomes_int8(const struct rewrite *r, size_t i, bool *transposed)
+{
+    const struct st_tensor *t = st_at(r->from->set, i);
+    const struct layer *l = r->from->of[i];
+    const char *key = ttm_tensors_key(t->name);
+    bool ends = !strcmp(key, "wte.weight") || !strcmp(key, "lm_head.weight");
+    *transposed = ends;
+    if (!r->int8 || t->n_dims != 2 || !t->elements || !is_float(t->dtype)) return false;
+    if (l && l->weight == t) return r->int8[l - r->from->layer];
+    return ends;
+}
+
 static int put_tensor(struct pass *p, size_t i)
 {
     const struct layers *from = p->r->from;
     const struct layer *l = from->of[i];
+    bool transposed;
+    if (becomes_int8(p->r, i, &transposed)) return put_int8(p, st_at(from->set, i), transposed);
     const struct ttm *w = l && p->r->cores ? p->r->cores[l - from->layer] : NULL;
     bool expand = l && p->r->dense && (!l->weight || !l->has_bias);
     if (!w && !expand) return copy(p, st_at(from->set, i));
@@ -151,6 +201,7 @@ static int put_weights(const struct tool *t, const struct rewrite *r, const stru
     if (!rc) rc = st_writer_begin(p.out, err);
     p.data = true;
     if (!rc) rc = walk(&p);
+    rc = st_verify(r->from->set, rc, err);
     if (!rc) {
         rc = st_writer_finish(p.out, err);
         p.out = NULL;

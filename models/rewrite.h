@@ -11,13 +11,16 @@ struct rewrite {
     const struct layers *from;      /* borrowed */
     const struct ttm *const *cores; /* (from->n) what a layer becomes; NULL, or an entry NULL: it
                                      * stays as it is */
-    bool dense; /* TTM layers become dense, expanded one at a time; a layer without bias gets
+    bool dense;       /* TTM layers become dense, expanded one at a time; a layer without bias gets
                       * one of zeros, which Hugging Face's GPT-2 has everywhere */
-    int dtype;  /* of all floating-point tensors: an enum dtype; -1 = each as it was */
+    int dtype;        /* of all floating-point tensors: an enum dtype; -1 = each as it was */
+    const bool *int8; /* (from->n) dense layers that become I8 with NAME_scale, together with token
+                       * embedding and LM head; NULL = none of all these */
 };
 
 /* rewrite_model -- write config.json, the tokenizer's files and model.safetensors into the directory
- * begun. Tensors keep order and names; a layer's cores are PREFIX.ttm.cores.{k}.
+ * begun. Tensors keep order and names; a layer's cores are PREFIX.ttm.cores.{k}. 8-bit numbers and scales
+ * are those that loading with the number format int8 makes.
  *
  * Errors  ERR_IO; ERR_INVALID naming a tensor with a number that the dtype cannot hold; ERR_NOMEM;
  *         ERR_SHUTDOWN after a signal. The directory is to be aborted then.

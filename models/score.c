@@ -83,6 +83,7 @@ static int submit(struct run *e, const struct ppl_window *w, struct err *err)
     spec.n_tokens = f->n;
     spec.max_tokens = 0;
     spec.score_from = f->from;
+    spec.cache_prompt = false; /* windows have no common beginnings */
     spec.notify = session_notify;
     spec.notify_arg = &e->session;
     int rc = engine_submit(e->session.engine, &spec, &f->job, err);

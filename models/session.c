@@ -36,8 +36,10 @@ int session_open(struct session *s, const struct tool *t, const struct session_f
     o.threads = (int)f->threads;
     o.max_batch = (int)f->max_batch;
     o.max_jobs = 4 * o.max_batch > 256 ? 4 * o.max_batch : 256;
-    o.kv_dtype = !strcmp(f->kv_dtype, "f16") ? ENGINE_KV_F16 : ENGINE_KV_F32;
+    o.kv_dtype = f->kv_dtype;
+    o.prefix_cache_bytes = SIZE_MAX; /* tasks ask for many continuations of one context */
     o.kernels = f->kernels;
+    o.dtype = f->dtype;
     o.rates_file = "auto";
     o.progress = on_progress;
     o.progress_arg = &bar;

@@ -11,11 +11,11 @@
 /* A command's hold on an engine: the flags that configure it, and a way to wait for its jobs. */
 struct session_flags {
     int64_t threads, max_batch;
-    const char *kv_dtype, *kernels;
+    const char *kv_dtype, *kernels, *dtype;
 };
-#define SESSION_FLAGS_DEFAULT                                            \
-    {                                                                    \
-        .threads = 0, .max_batch = 8, .kv_dtype = "f32", .kernels = NULL \
+#define SESSION_FLAGS_DEFAULT                                                             \
+    {                                                                                     \
+        .threads = 0, .max_batch = 8, .kv_dtype = "f32", .kernels = NULL, .dtype = "auto" \
     }
 
 /* The rows of an option table for a struct session_flags at `base` bytes in the command's struct. */
@@ -30,6 +30,7 @@ struct session_flags {
      1024,                                                                             \
      NULL,                                                                             \
      "compute threads; 0 = all that may be used"},                                     \
+        DTYPE_OPTION(SESSION_FIELD(base, dtype)),                                      \
         {"max-batch", 0,   OPTION_INT, SESSION_FIELD(base, max_batch),           "N",  \
          1,           256, NULL,       "sequences computed together (default 8)"},     \
         {"kv-dtype",                                                                   \
@@ -39,8 +40,8 @@ struct session_flags {
          "T",                                                                          \
          0,                                                                            \
          0,                                                                            \
-         "f32|f16",                                                                    \
-         "element type of the KV cache (default f32)"},                                \
+         "auto|f32|f16|int8",                                                          \
+         "element type of the KV cache (default f32: exact; the daemon's is auto)"},   \
     {                                                                                  \
         "kernels", 0, OPTION_STRING, SESSION_FIELD(base, kernels), "NAME", 0, 0, NULL, \
             "instruction set: scalar, avx2, avx512, neon (default: the fastest)"       \

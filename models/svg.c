@@ -36,6 +36,21 @@ void svg_line(struct buf *b, double x0, double y0, double x1, double y1, const c
                style);
 }
 
+void svg_escape(struct buf *out, const char *text)
+{
+    for (; *text; text++) {
+        if (*text == '<')
+            buf_puts(out, "&lt;");
+        else if (*text == '>')
+            buf_puts(out, "&gt;");
+        else if (*text == '&')
+            buf_puts(out, "&amp;");
+        else
+            buf_putc(out, (unsigned char)*text < ' ' ? ' ' : *text);
+    }
+    buf_putc(out, 0);
+}
+
 void svg_number(char out[24], double v)
 {
     static const char *const units[] = {"", "k", "M", "G", "T"};

@@ -42,6 +42,10 @@ void svg_text(struct buf *b, double x, double y, const char *anchor, const char 
               const char *words);
 void svg_line(struct buf *b, double x0, double y0, double x1, double y1, const char *style);
 
+/* svg_escape -- anybody's text as text of an SVG: <, > and & written as entities, control characters as
+ * spaces; NUL-terminated. */
+void svg_escape(struct buf *out, const char *text);
+
 /* svg_number -- "250", "2.5k", "40M", the label of a linear axis. */
 void svg_number(char out[24], double v);
 

@@ -1,7 +1,7 @@
 #ifndef TTMD_TESTS_REWRITE_TESTING_H
 #define TTMD_TESTS_REWRITE_TESTING_H
 
-/* What the tests of commands that rewrite a model share: running them, comparing directories. */
+/* What the tests of commands that rewrite a model share: comparing directories. */
 
 #include <math.h>
 #include <stdlib.h>
@@ -12,32 +12,6 @@
 #include "tests/support/harness.h"
 #include "tests/support/make_model.h"
 #include "tests/support/tool_call.h"
-
-/* Run a command that is to succeed; what it printed is the caller's to free(). */
-#define RUN(command, ...) run_ok((command), (const char *const[]){__VA_ARGS__, NULL})
-static inline char *run_ok(tool_command *command, const char *const *args)
-{
-    struct tool_result r;
-    tool_call(command, args, &r);
-    ck_assert_msg(r.rc == 0, "%s", r.err.msg);
-    char *out = r.out;
-    r.out = NULL;
-    tool_result_release(&r);
-    return out;
-}
-
-/* One that is to fail, with a message that has `says`. */
-#define REFUSED(command, says, ...) \
-    run_bad((command), (says), (const char *const[]){__VA_ARGS__, NULL})
-static inline void run_bad(tool_command *command, const char *says, const char *const *args)
-{
-    struct tool_result r;
-    tool_call(command, args, &r);
-    ck_assert_msg(r.rc < 0, "\"%s\" was expected", says);
-    ck_assert_msg(strstr(r.err.msg, says) != NULL, "\"%s\" does not say \"%s\"", r.err.msg, says);
-    ck_assert_str_eq(r.out, "");
-    tool_result_release(&r);
-}
 
 static inline void open_layers(struct layers *l, const char *dir)
 {

@@ -1,6 +1,7 @@
 /* The list of tensors: counts of the published models, names, and a config.json that reads back. */
 #include "models/checkpoint.h"
 
+#include <jansson.h>
 #include <string.h>
 
 #include "tests/support/harness.h"
@@ -103,6 +104,37 @@ START_TEST(config_reads_back)
 }
 END_TEST
 
+/* The keys by which Hugging Face's GPT2ForSequenceClassification finds labels and padding. */
+START_TEST(classifiers_name_their_labels)
+{
+    static const char *const labels[] = {"no", "yes", "maybe"};
+    struct gpt2_config cfg = sizes(2, 64, 2), back;
+    struct buf b = {0};
+    cfg.eos_token_id = 50256;
+    checkpoint_classifier_json(&cfg, DTYPE_F32, labels, 3, &b);
+    json_t *j = json_loadb(b.data, b.len, JSON_REJECT_DUPLICATES, NULL), *names, *ids;
+    ck_assert_msg(j != NULL, "%s", b.data);
+    names = json_object_get(j, "id2label");
+    ids = json_object_get(j, "label2id");
+    for (int i = 0; i < 3; i++) {
+        char key[4] = {(char)('0' + i)};
+        ck_assert_str_eq(json_string_value(json_object_get(names, key)), labels[i]);
+        ck_assert_int_eq(json_integer_value(json_object_get(ids, labels[i])), i);
+    }
+    ck_assert_int_eq(json_integer_value(json_object_get(j, "num_labels")), 3);
+    ck_assert_int_eq(json_integer_value(json_object_get(j, "pad_token_id")), 50256);
+    ck_assert_str_eq(json_string_value(json_array_get(json_object_get(j, "architectures"), 0)),
+                     "GPT2ForSequenceClassification");
+    ck_assert_int_eq(gpt2_config_parse(&back, b.data, b.len, "config.json", NULL), 0);
+    ck_assert_int_eq(back.n_embd, 64);
+    json_decref(j);
+    buf_clear(&b);
+    checkpoint_config_json(&cfg, DTYPE_F32, &b);
+    ck_assert_ptr_null(strstr(b.data, "id2label"));
+    buf_release(&b);
+}
+END_TEST
+
 START_TEST(activation_names)
 {
     static const enum act all[] = {ACT_GELU_NEW, ACT_GELU_ERF, ACT_RELU};
@@ -120,6 +152,7 @@ static Suite *suite(void)
     tcase_add_test(t, published_models_have_their_parameters);
     tcase_add_test(t, names_and_shapes);
     tcase_add_test(t, config_reads_back);
+    tcase_add_test(t, classifiers_name_their_labels);
     tcase_add_test(t, activation_names);
     suite_add_tcase(s, t);
     return s;

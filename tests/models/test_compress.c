@@ -115,7 +115,7 @@ START_TEST(reports_are_true)
     const char *args[16] = {from, "-o", to};
     for (int i = 0; i < 8 && ways[_i][i]; i++)
         args[3 + i] = ways[_i][i];
-    char *text = run_ok(cmd_compress, args);
+    char *text = tool_ok(cmd_compress, args);
     struct layers a, b;
     size_t stored, dense, again;
     open_layers(&a, from);

@@ -106,25 +106,12 @@ static const struct {
 static json_t *eval_json(const char *dir, const char *file, int i, const char *batch)
 {
     char window[16], stride[16], most[16];
-    struct tool_result r;
-    json_error_t e;
     snprintf(window, sizeof window, "%d", cases[i].window);
     snprintf(stride, sizeof stride, "%d", cases[i].stride);
     snprintf(most, sizeof most, "%d", cases[i].max_tokens ? cases[i].max_tokens : 1000);
-    TOOL(&r, cmd_eval, dir, "--text", file, "--window", window, "--stride", stride, "--prefix",
-         cases[i].prefix, "--max-tokens", most, "--json", "--threads", "2", "--max-batch", batch);
-    ck_assert_msg(r.rc == 0, "%s", r.err.msg);
-    json_t *j = json_loads(r.out, JSON_REJECT_DUPLICATES, &e);
-    ck_assert_msg(j != NULL, "%s: %s", e.text, r.out);
-    tool_result_release(&r);
-    return j;
-}
-
-static double number(const json_t *j, const char *key)
-{
-    const json_t *v = json_object_get(j, key);
-    ck_assert_msg(json_is_number(v), "%s", key);
-    return json_number_value(v);
+    return RUN_JSON(cmd_eval, dir, "--text", file, "--window", window, "--stride", stride,
+                    "--prefix", cases[i].prefix, "--max-tokens", most, "--json", "--threads", "2",
+                    "--max-batch", batch);
 }
 
 START_TEST(agrees_with_the_definition)
@@ -148,19 +135,19 @@ START_TEST(agrees_with_the_definition)
 
     json_t *j = eval_json(dir, file, _i, "8");
     double mean = s.nll / (double)s.n, bytes = (double)kept.len;
-    ck_assert_uint_eq((size_t)number(j, "tokens"), t.n);
-    ck_assert_uint_eq((size_t)number(j, "scored_tokens"), s.n);
-    assert_close(number(j, "nll_sum"), s.nll, 0, 1e-5);
-    assert_close(number(j, "nll_mean"), mean, 0, 1e-5);
-    assert_close(number(j, "perplexity"), exp(mean), 0, 1e-4);
-    assert_close(number(j, "bits_per_byte"), s.nll / bytes / log(2), 0, 1e-5);
-    assert_close(number(j, "byte_perplexity"), exp(s.nll / bytes), 0, 1e-4);
-    ck_assert(number(j, "word_perplexity") > number(j, "byte_perplexity"));
-    ck_assert(number(j, "stderr") > 0 && number(j, "stderr") < mean);
-    ck_assert_uint_eq((size_t)number(j, "bytes"), kept.len);
+    ck_assert_uint_eq((size_t)tool_number(j, "tokens"), t.n);
+    ck_assert_uint_eq((size_t)tool_number(j, "scored_tokens"), s.n);
+    assert_close(tool_number(j, "nll_sum"), s.nll, 0, 1e-5);
+    assert_close(tool_number(j, "nll_mean"), mean, 0, 1e-5);
+    assert_close(tool_number(j, "perplexity"), exp(mean), 0, 1e-4);
+    assert_close(tool_number(j, "bits_per_byte"), s.nll / bytes / log(2), 0, 1e-5);
+    assert_close(tool_number(j, "byte_perplexity"), exp(s.nll / bytes), 0, 1e-4);
+    ck_assert(tool_number(j, "word_perplexity") > tool_number(j, "byte_perplexity"));
+    ck_assert(tool_number(j, "stderr") > 0 && tool_number(j, "stderr") < mean);
+    ck_assert_uint_eq((size_t)tool_number(j, "bytes"), kept.len);
 
     json_t *alone = eval_json(dir, file, _i, "1"); /* the batch changes nothing, to the last bit */
-    ck_assert(number(alone, "nll_sum") == number(j, "nll_sum"));
+    ck_assert(tool_number(alone, "nll_sum") == tool_number(j, "nll_sum"));
     json_decref(alone);
     json_decref(j);
     naive_free(m);
@@ -170,33 +157,23 @@ START_TEST(agrees_with_the_definition)
 }
 END_TEST
 
-static void refused(const char *says, const char *const *words)
-{
-    struct tool_result r;
-    tool_call(cmd_eval, words, &r);
-    ck_assert_int_lt(r.rc, 0);
-    ck_assert_msg(strstr(r.err.msg, says) != NULL, "\"%s\" does not say \"%s\"", r.err.msg, says);
-    ck_assert_str_eq(r.out, "");
-    tool_result_release(&r);
-}
-#define REFUSED(says, ...) refused((says), (const char *const[]){__VA_ARGS__, NULL})
-
 START_TEST(refuses_by_name)
 {
     const char *dir = model_dir(), *file = text_file(text, sizeof text - 1);
-    REFUSED("--text is missing", dir);
-    REFUSED("cannot open", dir, "--text", "/nonexistent/x");
-    REFUSED("is empty", dir, "--text", text_file("", 0));
-    REFUSED("is not UTF-8: byte 3 is 0xff", dir, "--text", text_file("abc\xff", 4));
-    REFUSED("is not UTF-8: byte 1 is 0xc3", dir, "--text", text_file("a\xc3", 2));
-    REFUSED("too few to score", dir, "--text", text_file("a", 1));
-    REFUSED("--window: 25 tokens are more than the model's context of 24", dir, "--text", file,
-            "--window", "25");
-    REFUSED("--stride: 9 is more than the window of 8", dir, "--text", file, "--window", "8",
-            "--stride", "9");
-    REFUSED("--prefix: \"eos\" is not one of none|bos", dir, "--text", file, "--prefix", "eos");
+    REFUSED(cmd_eval, "--text is missing", dir);
+    REFUSED(cmd_eval, "cannot open", dir, "--text", "/nonexistent/x");
+    REFUSED(cmd_eval, "is empty", dir, "--text", text_file("", 0));
+    REFUSED(cmd_eval, "is not UTF-8: byte 3 is 0xff", dir, "--text", text_file("abc\xff", 4));
+    REFUSED(cmd_eval, "is not UTF-8: byte 1 is 0xc3", dir, "--text", text_file("a\xc3", 2));
+    REFUSED(cmd_eval, "too few to score", dir, "--text", text_file("a", 1));
+    REFUSED(cmd_eval, "--window: 25 tokens are more than the model's context of 24", dir, "--text",
+            file, "--window", "25");
+    REFUSED(cmd_eval, "--stride: 9 is more than the window of 8", dir, "--text", file, "--window",
+            "8", "--stride", "9");
+    REFUSED(cmd_eval, "--prefix: \"eos\" is not one of none|bos", dir, "--text", file, "--prefix",
+            "eos");
     const char *empty = temp_dir();
-    REFUSED(empty, empty, "--text", file);
+    REFUSED(cmd_eval, empty, empty, "--text", file);
 }
 END_TEST
 

@@ -117,22 +117,8 @@ static double mean_stderr(const double *x, int n)
 static json_t *compare_json(const char *a, const char *b, const char *file, const char *window,
                             const char *stride, const char *threads)
 {
-    struct tool_result r;
-    json_error_t e;
-    TOOL(&r, cmd_eval, "--compare", a, b, "--text", file, "--json", "--window", window, "--stride",
-         stride, "--threads", threads);
-    ck_assert_msg(r.rc == 0, "%s", r.err.msg);
-    json_t *j = json_loads(r.out, JSON_REJECT_DUPLICATES, &e);
-    ck_assert_msg(j != NULL, "%s: %s", e.text, r.out);
-    tool_result_release(&r);
-    return j;
-}
-
-static double number(const json_t *j, const char *key)
-{
-    const json_t *v = json_object_get(j, key);
-    ck_assert_msg(json_is_number(v), "%s", key);
-    return json_number_value(v);
+    return RUN_JSON(cmd_eval, "--compare", a, b, "--text", file, "--json", "--window", window,
+                    "--stride", stride, "--threads", threads);
 }
 
 static void same_figures(const json_t *j, const struct facts *f)
@@ -145,18 +131,19 @@ static void same_figures(const json_t *j, const struct facts *f)
         z[i] = pb * f->b[i] - pa * f->a[i];
         kl_max = fmax(kl_max, f->kl[i]);
     }
-    ck_assert_int_eq((int)number(j, "scored_tokens"), f->n);
-    assert_close(number(j, "perplexity_reference"), pa, 0, 1e-4);
-    assert_close(number(j, "perplexity"), pb, 0, 1e-4);
-    assert_close(number(j, "perplexity_difference"), pb - pa, 1e-4 * pa, 0);
-    assert_close(number(j, "perplexity_difference_stderr"), mean_stderr(z, f->n), 0, 1e-3);
-    assert_close(number(j, "nll_difference"), mean(diff, f->n), 1e-5, 0);
-    assert_close(number(j, "nll_difference_stderr"), mean_stderr(diff, f->n), 0, 1e-4);
-    assert_close(number(j, "kl_mean"), mean(f->kl, f->n), 0, 1e-4);
-    assert_close(number(j, "kl_stderr"), mean_stderr(f->kl, f->n), 0, 1e-3);
-    assert_close(number(j, "kl_max"), kl_max, 0, 1e-4);
-    assert_close(number(j, "top1_agreement"), p, 0, 1e-12);
-    assert_close(number(j, "top1_agreement_stderr"), sqrt(p * (1 - p) / (f->n - 1)), 1e-12, 1e-9);
+    ck_assert_int_eq((int)tool_number(j, "scored_tokens"), f->n);
+    assert_close(tool_number(j, "perplexity_reference"), pa, 0, 1e-4);
+    assert_close(tool_number(j, "perplexity"), pb, 0, 1e-4);
+    assert_close(tool_number(j, "perplexity_difference"), pb - pa, 1e-4 * pa, 0);
+    assert_close(tool_number(j, "perplexity_difference_stderr"), mean_stderr(z, f->n), 0, 1e-3);
+    assert_close(tool_number(j, "nll_difference"), mean(diff, f->n), 1e-5, 0);
+    assert_close(tool_number(j, "nll_difference_stderr"), mean_stderr(diff, f->n), 0, 1e-4);
+    assert_close(tool_number(j, "kl_mean"), mean(f->kl, f->n), 0, 1e-4);
+    assert_close(tool_number(j, "kl_stderr"), mean_stderr(f->kl, f->n), 0, 1e-3);
+    assert_close(tool_number(j, "kl_max"), kl_max, 0, 1e-4);
+    assert_close(tool_number(j, "top1_agreement"), p, 0, 1e-12);
+    assert_close(tool_number(j, "top1_agreement_stderr"), sqrt(p * (1 - p) / (f->n - 1)), 1e-12,
+                 1e-9);
 }
 
 static const struct {
@@ -183,8 +170,8 @@ START_TEST(agrees_with_the_definition)
     json_t *j = compare_json(dirs[0], dirs[1], file, window, stride, "2");
     same_figures(j, f);
     json_t *alone = compare_json(dirs[0], dirs[1], file, window, stride, "1");
-    ck_assert(number(j, "kl_mean") == number(alone, "kl_mean")); /* to the last bit */
-    ck_assert(number(j, "perplexity") == number(alone, "perplexity"));
+    ck_assert(tool_number(j, "kl_mean") == tool_number(alone, "kl_mean")); /* to the last bit */
+    ck_assert(tool_number(j, "perplexity") == tool_number(alone, "perplexity"));
     json_decref(alone);
     json_decref(j);
     naive_free(m[0]);
@@ -200,11 +187,11 @@ START_TEST(a_model_is_like_itself)
 {
     const char *dir = model_dir(POSITIONS, VOCAB, 1), *file = text_file();
     json_t *j = compare_json(dir, dir, file, "50", "50", "2");
-    ck_assert(number(j, "perplexity_difference") == 0);
-    ck_assert(number(j, "nll_difference_stderr") == 0);
-    ck_assert(number(j, "perplexity_difference_stderr") == 0);
-    ck_assert(number(j, "kl_mean") == 0 && number(j, "kl_max") == 0);
-    ck_assert(number(j, "top1_agreement") == 1);
+    ck_assert(tool_number(j, "perplexity_difference") == 0);
+    ck_assert(tool_number(j, "nll_difference_stderr") == 0);
+    ck_assert(tool_number(j, "perplexity_difference_stderr") == 0);
+    ck_assert(tool_number(j, "kl_mean") == 0 && tool_number(j, "kl_max") == 0);
+    ck_assert(tool_number(j, "top1_agreement") == 1);
     json_decref(j);
 }
 END_TEST
@@ -231,16 +218,16 @@ START_TEST(agrees_with_eval)
     ck_assert_msg(r.rc == 0, "%s", r.err.msg);
     json_t *j = json_loads(r.out, 0, NULL);
     tool_result_release(&r);
-    ck_assert_int_eq((int)number(j, "window"), 40); /* the smaller context */
-    ck_assert_int_eq((int)number(j, "tokens"), 150);
+    ck_assert_int_eq((int)tool_number(j, "window"), 40); /* the smaller context */
+    ck_assert_int_eq((int)tool_number(j, "tokens"), 150);
     static const char *const keys[] = {"perplexity_reference", "perplexity"};
     for (int i = 0; i < 2; i++) {
         TOOL(&r, cmd_eval, i ? b : a, "--text", file, "--json", "--prefix", prefix, "--max-tokens",
              "150", "--window", "40");
         ck_assert_msg(r.rc == 0, "%s", r.err.msg);
         json_t *e = json_loads(r.out, 0, NULL);
-        assert_close(number(j, keys[i]), number(e, "perplexity"), 0, 1e-6);
-        ck_assert(number(j, "scored_tokens") == number(e, "scored_tokens"));
+        assert_close(tool_number(j, keys[i]), tool_number(e, "perplexity"), 0, 1e-6);
+        ck_assert(tool_number(j, "scored_tokens") == tool_number(e, "scored_tokens"));
         json_decref(e);
         tool_result_release(&r);
     }
@@ -248,33 +235,25 @@ START_TEST(agrees_with_eval)
 }
 END_TEST
 
-static void refused(const char *says, const char *const *words)
-{
-    struct tool_result r;
-    tool_call(cmd_eval, words, &r);
-    ck_assert_int_lt(r.rc, 0);
-    ck_assert_msg(strstr(r.err.msg, says) != NULL, "\"%s\" does not say \"%s\"", r.err.msg, says);
-    ck_assert_str_eq(r.out, "");
-    tool_result_release(&r);
-}
-#define REFUSED(says, ...) refused((says), (const char *const[]){__VA_ARGS__, NULL})
-
 START_TEST(refuses_by_name)
 {
     struct err err = {0};
     const char *a = model_dir(POSITIONS, VOCAB, 1), *file = text_file();
     const char *other = model_dir(40, 301, 2), *fewer = model_dir(40, VOCAB, 2);
     ck_assert_int_eq(tokenizer_write_bytes(fewer, 260, &err), 0);
-    REFUSED("an argument is missing", "--compare", a, "--text", file);
-    REFUSED("--text is missing", "--compare", a, a);
-    REFUSED("has a vocabulary of 300 tokens and", "--compare", a, other, "--text", file);
-    REFUSED("make different tokens of the text", "--compare", a, fewer, "--text", file);
-    REFUSED("/nonexistent", "--compare", a, "/nonexistent", "--text", file);
-    REFUSED("--window: 151 tokens are more", "--compare", a, a, "--text", file, "--window", "151");
-    REFUSED("too few to score", "--compare", a, a, "--text", file, "--max-tokens", "1");
-    REFUSED("--kernels: \"mmx\" is unknown", "--compare", a, a, "--text", file, "--kernels", "mmx");
+    REFUSED(cmd_eval, "an argument is missing", "--compare", a, "--text", file);
+    REFUSED(cmd_eval, "--text is missing", "--compare", a, a);
+    REFUSED(cmd_eval, "has a vocabulary of 300 tokens and", "--compare", a, other, "--text", file);
+    REFUSED(cmd_eval, "make different tokens of the text", "--compare", a, fewer, "--text", file);
+    REFUSED(cmd_eval, "/nonexistent", "--compare", a, "/nonexistent", "--text", file);
+    REFUSED(cmd_eval, "--window: 151 tokens are more", "--compare", a, a, "--text", file,
+            "--window", "151");
+    REFUSED(cmd_eval, "too few to score", "--compare", a, a, "--text", file, "--max-tokens", "1");
+    REFUSED(cmd_eval, "--kernels: \"mmx\" is unknown", "--compare", a, a, "--text", file,
+            "--kernels", "mmx");
     ck_assert_int_eq(tokenizer_write_bytes(other, 302, &err), 0);
-    REFUSED("ids up to 301, the model only up to 300", "--compare", other, a, "--text", file);
+    REFUSED(cmd_eval, "ids up to 301, the model only up to 300", "--compare", other, a, "--text",
+            file);
 }
 END_TEST
 

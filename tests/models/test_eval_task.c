@@ -102,23 +102,10 @@ static double likelihood(struct oracle *o, const char *context, const char *targ
 
 static json_t *eval_json(const char *dir, const char *task, const char *file, const char *limit)
 {
-    struct tool_result r;
-    json_error_t e;
-    TOOL(&r, cmd_eval, dir, "--task", task, "--data", file, "--json", "--threads", "2", "--limit",
-         limit);
-    ck_assert_msg(r.rc == 0, "%s", r.err.msg);
-    json_t *j = json_loads(r.out, JSON_REJECT_DUPLICATES, &e);
-    ck_assert_msg(j != NULL, "%s: %s", e.text, r.out);
+    json_t *j = RUN_JSON(cmd_eval, dir, "--task", task, "--data", file, "--json", "--threads", "2",
+                         "--limit", limit);
     ck_assert_str_eq(json_string_value(json_object_get(j, "task")), task);
-    tool_result_release(&r);
     return j;
-}
-
-static double number(const json_t *j, const char *key)
-{
-    const json_t *v = json_object_get(j, key);
-    ck_assert_msg(json_is_number(v), "%s", key);
-    return json_number_value(v);
 }
 
 /* ---- lambada ---- */
@@ -188,13 +175,13 @@ START_TEST(lambada)
     ck_assert_int_eq(o.truncated > 0, positions == SHORT);
     double n = N_ITEMS, mean = sum / n, p = (double)right / n;
     json_t *j = eval_json(dir, "lambada", text_file(file.data, file.len), "100");
-    ck_assert_uint_eq((size_t)number(j, "items"), N_ITEMS);
-    ck_assert_uint_eq((size_t)number(j, "truncated"), o.truncated);
-    assert_close(number(j, "accuracy"), p, 0, 1e-12);
-    assert_close(number(j, "accuracy_stderr"), sqrt(p * (1 - p) / (n - 1)), 0, 1e-12);
-    assert_close(number(j, "nll_mean"), mean, 0, 1e-5);
-    assert_close(number(j, "perplexity"), exp(mean), 0, 1e-4);
-    assert_close(number(j, "nll_stderr"), sqrt((sq - n * mean * mean) / (n - 1) / n), 0, 1e-4);
+    ck_assert_uint_eq((size_t)tool_number(j, "items"), N_ITEMS);
+    ck_assert_uint_eq((size_t)tool_number(j, "truncated"), o.truncated);
+    assert_close(tool_number(j, "accuracy"), p, 0, 1e-12);
+    assert_close(tool_number(j, "accuracy_stderr"), sqrt(p * (1 - p) / (n - 1)), 0, 1e-12);
+    assert_close(tool_number(j, "nll_mean"), mean, 0, 1e-5);
+    assert_close(tool_number(j, "perplexity"), exp(mean), 0, 1e-4);
+    assert_close(tool_number(j, "nll_stderr"), sqrt((sq - n * mean * mean) / (n - 1) / n), 0, 1e-4);
     json_decref(j);
     buf_release(&file);
     oracle_close(&o);
@@ -277,16 +264,16 @@ START_TEST(label_words)
     double product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn);
     ck_assert_msg(tp + fp > 0 && tn + fn > 0, "the model always says the same");
     json_t *j = eval_json(dir, glue[_i].task, text_file(file.data, file.len), "1000");
-    ck_assert_uint_eq((size_t)number(j, "items"), N_SENTENCES);
-    ck_assert_uint_eq((size_t)number(j, "truncated"), 0);
-    assert_close(number(j, "accuracy"), (tp + tn) / n, 0, 1e-12);
-    assert_close(number(j, "f1"), tp > 0 ? 2 * tp / (2 * tp + fp + fn) : 0, 1e-12, 1e-12);
-    assert_close(number(j, "mcc"), product > 0 ? (tp * tn - fp * fn) / sqrt(product) : 0, 1e-12,
-                 1e-12);
-    assert_close(number(j, "majority"), fmax(tp + fn, tn + fp) / n, 0, 1e-12);
+    ck_assert_uint_eq((size_t)tool_number(j, "items"), N_SENTENCES);
+    ck_assert_uint_eq((size_t)tool_number(j, "truncated"), 0);
+    assert_close(tool_number(j, "accuracy"), (tp + tn) / n, 0, 1e-12);
+    assert_close(tool_number(j, "f1"), tp > 0 ? 2 * tp / (2 * tp + fp + fn) : 0, 1e-12, 1e-12);
+    assert_close(tool_number(j, "mcc"), product > 0 ? (tp * tn - fp * fn) / sqrt(product) : 0,
+                 1e-12, 1e-12);
+    assert_close(tool_number(j, "majority"), fmax(tp + fn, tn + fp) / n, 0, 1e-12);
     json_decref(j);
     j = eval_json(dir, glue[_i].task, text_file(file.data, file.len), "4");
-    ck_assert_uint_eq((size_t)number(j, "items"), 4);
+    ck_assert_uint_eq((size_t)tool_number(j, "items"), 4);
     json_decref(j);
     buf_release(&file);
     buf_release(&context);
@@ -332,7 +319,8 @@ START_TEST(reads_the_published_files)
     struct eval_items items;
     struct err err = {0};
     size_t positive = 0;
-    int rc = eval_items_read(&items, published[_i].task, shared_path(published[_i].file), 0, &err);
+    int rc = eval_items_read(&items, published[_i].task, shared_path(published[_i].file),
+                             EVAL_PROMPT, 0, &err);
     ck_assert_msg(rc == 0, "%s", err.msg);
     for (size_t i = 0; i < items.n; i++) {
         positive += items.list[i].label == 1;
@@ -347,28 +335,18 @@ END_TEST
 
 /* ---- refusals, and the table ---- */
 
-static void refused(const char *says, const char *const *words)
-{
-    struct tool_result r;
-    tool_call(cmd_eval, words, &r);
-    ck_assert_int_lt(r.rc, 0);
-    ck_assert_msg(strstr(r.err.msg, says) != NULL, "\"%s\" does not say \"%s\"", r.err.msg, says);
-    ck_assert_str_eq(r.out, "");
-    tool_result_release(&r);
-}
-#define REFUSED(says, ...) refused((says), (const char *const[]){__VA_ARGS__, NULL})
 #define BAD(says, task, text) \
-    REFUSED(says, "x", "--task", task, "--data", text_file(text, sizeof text - 1))
+    REFUSED(cmd_eval, says, "x", "--task", task, "--data", text_file(text, sizeof text - 1))
 
 START_TEST(refuses_by_name)
 {
     const char *file = text_file("the a", 5);
-    REFUSED("--task: \"glue\" is not one of lambada|sst2|", "x", "--task", "glue");
-    REFUSED("--data is missing", "x", "--task", "rte");
-    REFUSED("--task goes without", "x", "--task", "rte", "--text", file);
-    REFUSED("--data goes with --task", "x", "--data", file);
-    REFUSED("--limit goes with --task", "x", "--text", file, "--limit", "3");
-    REFUSED("cannot open", "x", "--task", "rte", "--data", "/nonexistent/x");
+    REFUSED(cmd_eval, "--task: \"glue\" is not one of lambada|sst2|", "x", "--task", "glue");
+    REFUSED(cmd_eval, "--data is missing", "x", "--task", "rte");
+    REFUSED(cmd_eval, "--task goes without", "x", "--task", "rte", "--text", file);
+    REFUSED(cmd_eval, "--data goes with --task", "x", "--data", file);
+    REFUSED(cmd_eval, "--limit goes with --task", "x", "--text", file, "--limit", "3");
+    REFUSED(cmd_eval, "cannot open", "x", "--task", "rte", "--data", "/nonexistent/x");
     BAD("has no items", "cola", "");
     BAD("line 1 is not JSON", "lambada", "the a\n");
     BAD("line 2 has no string \"text\"", "lambada", "{\"text\": \"a b\"}\n{\"txt\": 1}\n");
@@ -386,7 +364,7 @@ START_TEST(refuses_by_name)
     memset(text, 'q', sizeof text); /* more tokens than the context has */
     memcpy(text, "{\"text\": \"a q", 12);
     memcpy(text + 125, "\"}", 2);
-    REFUSED("pair 1 has 1 tokens of context and", dir, "--task", "lambada", "--data",
+    REFUSED(cmd_eval, "pair 1 has 1 tokens of context and", dir, "--task", "lambada", "--data",
             text_file(text, 127));
 }
 END_TEST
@@ -397,7 +375,7 @@ START_TEST(prints_tables)
     struct tool_result r;
     TOOL(&r, cmd_eval, dir, "--task", "cola", "--data", text_file("a\t1\t\tthe cat", 12));
     ck_assert_msg(r.rc == 0, "%s", r.err.msg);
-    ck_assert_ptr_nonnull(strstr(r.out, "cola, 1 items, 1 of them cut to the context"));
+    ck_assert_ptr_nonnull(strstr(r.out, "cola, zero-shot, 1 items, 1 of them cut to the context"));
     ck_assert_ptr_nonnull(strstr(r.out, "MCC"));
     tool_result_release(&r);
     TOOL(&r, cmd_eval, dir, "--task=lambada", "--data", text_file("{\"text\": \"a b\"}", 15));

@@ -34,16 +34,18 @@ static char *run(const char *const *words, int *tokens)
     tool_result_release(&r);
     return out;
 }
-#define RUN(...) run((const char *const[]){__VA_ARGS__, NULL}, NULL)
-#define RUN_COUNT(tokens, ...) run((const char *const[]){__VA_ARGS__, NULL}, (tokens))
+#define GENERATE(...) run((const char *const[]){__VA_ARGS__, NULL}, NULL)
+#define GENERATE_COUNT(tokens, ...) run((const char *const[]){__VA_ARGS__, NULL}, (tokens))
 
 START_TEST(the_seed_decides)
 {
     const char *dir = model_dir();
-    char *a = RUN(dir, "-p", "once", "--seed", "11", "--ids", "--ignore-eos", "--max-tokens", "40");
-    char *b = RUN(dir, "-p", "once", "--seed", "11", "--ids", "--ignore-eos", "--max-tokens", "40",
-                  "--threads", "1", "--max-batch", "1");
-    char *c = RUN(dir, "-p", "once", "--seed", "12", "--ids", "--ignore-eos", "--max-tokens", "40");
+    char *a =
+        GENERATE(dir, "-p", "once", "--seed", "11", "--ids", "--ignore-eos", "--max-tokens", "40");
+    char *b = GENERATE(dir, "-p", "once", "--seed", "11", "--ids", "--ignore-eos", "--max-tokens",
+                       "40", "--threads", "1", "--max-batch", "1");
+    char *c =
+        GENERATE(dir, "-p", "once", "--seed", "12", "--ids", "--ignore-eos", "--max-tokens", "40");
     ck_assert_str_eq(a, b);
     ck_assert_str_ne(a, c);
     int ids = 1;
@@ -59,8 +61,8 @@ END_TEST
 START_TEST(without_a_seed_texts_differ)
 {
     const char *dir = model_dir();
-    char *a = RUN(dir, "-p", "x", "--ids", "--ignore-eos");
-    char *b = RUN(dir, "-p", "x", "--ids", "--ignore-eos");
+    char *a = GENERATE(dir, "-p", "x", "--ids", "--ignore-eos");
+    char *b = GENERATE(dir, "-p", "x", "--ids", "--ignore-eos");
     ck_assert_str_ne(a, b);
     free(a);
     free(b);
@@ -71,9 +73,10 @@ START_TEST(choices_are_those_of_their_streams)
 {
     const char *dir = model_dir();
     int tokens;
-    char *one = RUN(dir, "-p", "once", "--seed", "3", "--ids", "--ignore-eos", "--max-tokens", "9");
-    char *all = RUN_COUNT(&tokens, dir, "-p", "once", "--seed", "3", "--ids", "--ignore-eos",
-                          "--max-tokens", "9", "--n", "5");
+    char *one =
+        GENERATE(dir, "-p", "once", "--seed", "3", "--ids", "--ignore-eos", "--max-tokens", "9");
+    char *all = GENERATE_COUNT(&tokens, dir, "-p", "once", "--seed", "3", "--ids", "--ignore-eos",
+                               "--max-tokens", "9", "--n", "5");
     ck_assert_int_eq(tokens, 45);
     ck_assert_int_eq(strncmp(all, "=== 0\n", 6), 0);
     ck_assert_int_eq(strncmp(all + 6, one, strlen(one)), 0); /* the first is what it is alone */
@@ -90,7 +93,8 @@ END_TEST
 START_TEST(stops_before_the_string)
 {
     const char *dir = model_dir();
-    char *whole = RUN(dir, "-p", "a", "--temperature", "0", "--ignore-eos", "--max-tokens", "30");
+    char *whole =
+        GENERATE(dir, "-p", "a", "--temperature", "0", "--ignore-eos", "--max-tokens", "30");
     size_t len = strlen(whole); /* ends with the newline that generate adds */
     ck_assert_uint_gt(len, 8);
     size_t at = 3; /* a piece of it, at the beginning of a character */
@@ -101,8 +105,8 @@ START_TEST(stops_before_the_string)
         end++;
     char stop[16] = {0};
     memcpy(stop, whole + at, end - at);
-    char *cut = RUN(dir, "-p", "a", "--temperature", "0", "--ignore-eos", "--max-tokens", "30",
-                    "--stop", "never there", "--stop", stop);
+    char *cut = GENERATE(dir, "-p", "a", "--temperature", "0", "--ignore-eos", "--max-tokens", "30",
+                         "--stop", "never there", "--stop", stop);
     size_t want = (size_t)(strstr(whole, stop) - whole);
     ck_assert_uint_eq(strlen(cut), want + 1);
     ck_assert_int_eq(memcmp(cut, whole, want), 0);
@@ -116,44 +120,34 @@ START_TEST(prompts)
     const char *dir = model_dir(), *file = path_join(temp_dir(), "p.txt");
     write_file(file, "two words", 9);
     int tokens;
-    char *a =
-        RUN(dir, "-p", "two words", "--temperature=0", "--max-tokens=5", "--echo", "--ignore-eos");
-    char *b = RUN(dir, "--prompt-file", file, "--temperature=0", "--max-tokens=5", "--echo",
-                  "--ignore-eos");
+    char *a = GENERATE(dir, "-p", "two words", "--temperature=0", "--max-tokens=5", "--echo",
+                       "--ignore-eos");
+    char *b = GENERATE(dir, "--prompt-file", file, "--temperature=0", "--max-tokens=5", "--echo",
+                       "--ignore-eos");
     ck_assert_str_eq(a, b);
     ck_assert_int_eq(strncmp(a, "two words", 9), 0);
     free(a);
     free(b);
-    free(RUN_COUNT(&tokens, dir, "--ignore-eos")); /* no prompt: end-of-text; fills the context */
+    free(GENERATE_COUNT(&tokens, dir,
+                        "--ignore-eos")); /* no prompt: end-of-text; fills the context */
     ck_assert_int_eq(tokens, POSITIONS - 1);
-    free(RUN_COUNT(&tokens, dir, "-p", "x", "--max-tokens", "0"));
+    free(GENERATE_COUNT(&tokens, dir, "-p", "x", "--max-tokens", "0"));
     ck_assert_int_eq(tokens, 0);
 }
 END_TEST
 
-static void refused(const char *says, const char *const *words)
-{
-    struct tool_result r;
-    tool_call(cmd_generate, words, &r);
-    ck_assert_int_lt(r.rc, 0);
-    ck_assert_msg(strstr(r.err.msg, says) != NULL, "\"%s\" does not say \"%s\"", r.err.msg, says);
-    ck_assert_str_eq(r.out, "");
-    tool_result_release(&r);
-}
-#define REFUSED(says, ...) refused((says), (const char *const[]){__VA_ARGS__, NULL})
-
 START_TEST(refuses_by_name)
 {
     const char *dir = model_dir(), *empty = temp_dir();
-    REFUSED("context of 64 tokens", dir, "-p", "abcdef", "--max-tokens", "64");
-    REFUSED("one is enough", dir, "-p", "x", "-f", "y");
-    REFUSED("cannot open /nonexistent/p", dir, "--prompt-file", "/nonexistent/p");
-    REFUSED("--temperature: 2.5 is outside 0..2", dir, "--temperature", "2.5");
-    REFUSED("--top-p", dir, "--top-p", "-0.1");
-    REFUSED("--n: 0 is outside 1..128", dir, "--n", "0");
-    REFUSED("kernels", dir, "--kernels", "mmx");
-    REFUSED(empty, empty, "-p", "x");
-    REFUSED("usage: ttm generate DIR", "-p", "x");
+    REFUSED(cmd_generate, "context of 64 tokens", dir, "-p", "abcdef", "--max-tokens", "64");
+    REFUSED(cmd_generate, "one is enough", dir, "-p", "x", "-f", "y");
+    REFUSED(cmd_generate, "cannot open /nonexistent/p", dir, "--prompt-file", "/nonexistent/p");
+    REFUSED(cmd_generate, "--temperature: 2.5 is outside 0..2", dir, "--temperature", "2.5");
+    REFUSED(cmd_generate, "--top-p", dir, "--top-p", "-0.1");
+    REFUSED(cmd_generate, "--n: 0 is outside 1..128", dir, "--n", "0");
+    REFUSED(cmd_generate, "kernels", dir, "--kernels", "mmx");
+    REFUSED(cmd_generate, empty, empty, "-p", "x");
+    REFUSED(cmd_generate, "usage: ttm generate DIR", "-p", "x");
 }
 END_TEST
 
@@ -171,8 +165,8 @@ START_TEST(the_published_greedy_text)
         buf_printf(&want, "%s%d", i == first ? "" : " ",
                    (int)json_integer_value(json_array_get(ids, i)));
     buf_putc(&want, '\n');
-    char *got = RUN(dir, "-p", "The Fool", "--temperature", "0", "--ids", "--ignore-eos",
-                    "--max-tokens", "59");
+    char *got = GENERATE(dir, "-p", "The Fool", "--temperature", "0", "--ids", "--ignore-eos",
+                         "--max-tokens", "59");
     ck_assert_str_eq(got, want.data);
     free(got);
     buf_release(&want);

@@ -185,7 +185,7 @@ START_TEST(the_loader_takes_it)
     ck_assert_int_eq(m->cfg.n_inner, want->n_inner);
     ck_assert_int_eq(m->cfg.activation, want->activation);
     ck_assert_int_eq(m->tied, !shapes[_i].untied);
-    ck_assert_int_eq(m->file_dtype, shapes[_i].dtype);
+    ck_assert_int_eq(m->dtype, shapes[_i].dtype);
     ck_assert_uint_eq(m->n_params, checkpoint_params(want, shapes[_i].untied));
     struct tokenizer *t = NULL;
     ck_assert_msg(tokenizer_open(&t, dir, &err) == 0, "%s", err.msg);
@@ -196,22 +196,13 @@ START_TEST(the_loader_takes_it)
 }
 END_TEST
 
-#define REFUSED(says, ...)                                                 \
-    do {                                                                   \
-        struct tool_result r_;                                             \
-        TOOL(&r_, cmd_init, __VA_ARGS__);                                  \
-        ck_assert_int_lt(r_.rc, 0);                                        \
-        ck_assert_msg(strstr(r_.err.msg, says) != NULL, "%s", r_.err.msg); \
-        tool_result_release(&r_);                                          \
-    } while (0)
-
 START_TEST(replaces_only_models)
 {
     const char *top = temp_dir();
     const char *m = path_join(top, "m"), *home = path_join(top, "home");
     ck_assert_int_eq(mkdir(m, 0700), 0); /* an empty directory is no obstacle */
     INIT(m, "--seed", "1");
-    REFUSED("not empty; --force", "-o", m, "--seed", "2");
+    REFUSED(cmd_init, "not empty; --force", "-o", m, "--seed", "2");
     char *before = read_file(path_join(m, "model.safetensors"), NULL);
     INIT(m, "--seed", "2", "--force");
     char *after = read_file(path_join(m, "model.safetensors"), NULL);
@@ -220,10 +211,10 @@ START_TEST(replaces_only_models)
     free(after);
     ck_assert_int_eq(mkdir(home, 0700), 0);
     write_file(path_join(home, "letter.txt"), "dear", 4);
-    REFUSED("has no config.json", "-o", home, "--force");
+    REFUSED(cmd_init, "has no config.json", "-o", home, "--force");
     ck_assert_int_eq(mkdir(path_join(m, "sub"), 0700), 0);
-    REFUSED("contains directories", "-o", m, "--force");
-    REFUSED("not a directory", "-o", path_join(home, "letter.txt"), "--force");
+    REFUSED(cmd_init, "contains directories", "-o", m, "--force");
+    REFUSED(cmd_init, "not a directory", "-o", path_join(home, "letter.txt"), "--force");
     ck_assert_int_eq(access(path_join(home, "letter.txt"), R_OK), 0);
     ck_assert_int_eq(tool_entries(top), 2);
 }
@@ -233,17 +224,17 @@ START_TEST(refuses_by_name)
 {
     const char *top = temp_dir();
     const char *m = path_join(top, "m");
-    REFUSED("--out is missing", "--seed", "1");
-    REFUSED("name of the output directory", "-o", "");
-    REFUSED("--heads: 5 heads do not divide 64 channels", "-o", m, "--heads", "5");
-    REFUSED("--preset: \"huge\" is not one of gpt2|", "-o", m, "--preset", "huge");
-    REFUSED("--layers", "-o", m, "--layers", "0");
-    REFUSED("--channels: 8388608 channels make", "-o", m, "--channels", "8388608");
-    REFUSED("no/such", "-o", m, "--tokenizer", path_join(top, "no/such"));
-    REFUSED("cannot make directory", "-o", path_join(top, "no/such"));
-    REFUSED("256", "-o", m, "--vocab", "256"); /* bytes and end-of-text are 257 */
+    REFUSED(cmd_init, "--out is missing", "--seed", "1");
+    REFUSED(cmd_init, "name of the output directory", "-o", "");
+    REFUSED(cmd_init, "--heads: 5 heads do not divide 64 channels", "-o", m, "--heads", "5");
+    REFUSED(cmd_init, "--preset: \"huge\" is not one of gpt2|", "-o", m, "--preset", "huge");
+    REFUSED(cmd_init, "--layers", "-o", m, "--layers", "0");
+    REFUSED(cmd_init, "--channels: 8388608 channels make", "-o", m, "--channels", "8388608");
+    REFUSED(cmd_init, "no/such", "-o", m, "--tokenizer", path_join(top, "no/such"));
+    REFUSED(cmd_init, "cannot make directory", "-o", path_join(top, "no/such"));
+    REFUSED(cmd_init, "256", "-o", m, "--vocab", "256"); /* bytes and end-of-text are 257 */
     INIT(path_join(top, "large"), "--vocab", "400");
-    REFUSED("--vocab: the tokenizer has ids up to 399, the model only up to 299", "-o", m,
+    REFUSED(cmd_init, "--vocab: the tokenizer has ids up to 399, the model only up to 299", "-o", m,
             "--vocab", "300", "--tokenizer", path_join(top, "large"));
     ck_assert_int_eq(tool_entries(top), 1);
 }

@@ -51,7 +51,7 @@ START_TEST(curves_are_the_log)
         plot(STEP("1", "9", "10000") STEP("2", "4", "500000") STEP("3", "3", "900000")
                  VALID("3", "3.5") STEP("4", "2", "1000000") VALID("4", "2.5") STEP("5", "7", "10"),
              "a <b> & c");
-    ck_assert_ptr_nonnull(strstr(svg, ">a &lt;b> &amp; c<"));
+    ck_assert_ptr_nonnull(strstr(svg, ">a &lt;b&gt; &amp; c<"));
     ck_assert_ptr_nonnull(strstr(svg, ">best 2.5000<"));
     ck_assert_ptr_nonnull(strstr(svg, ">perplexity 12.18<"));
     ck_assert_ptr_nonnull(strstr(svg, ">at 1M tokens<"));
@@ -171,6 +171,75 @@ START_TEST(axes_have_labels)
 }
 END_TEST
 
+static char *plot_points(const char *text, const char *flag)
+{
+    const char *dir = temp_dir(), *file = path_join(dir, "points.tsv"),
+               *svg = path_join(dir, "points.svg");
+    write_file(file, text, strlen(text));
+    if (flag)
+        free(RUN(cmd_plot, file, "-o", svg, flag));
+    else
+        free(RUN(cmd_plot, file, "-o", svg));
+    return read_file(svg, NULL);
+}
+
+START_TEST(tables_are_points)
+{
+    double at[2], last[2];
+    char *svg = plot_points(
+        "what\tclients\ttokens/s & more\n"
+        "dense\t0\t50\n<b>\t5\t75\there\ndense\t10\t100\n",
+        NULL);
+    ck_assert_ptr_nonnull(strstr(svg, ">tokens/s &amp; more<"));
+    ck_assert_ptr_nonnull(strstr(svg, ">&lt;b&gt;<"));
+    ck_assert_ptr_nonnull(strstr(svg, ">here<"));
+    point_of(svg, "<polyline", 0, at); /* x from 0 to 10.6, y from 0 to 103 */
+    point_of(svg, "<polyline", 1, last);
+    double wide = SVG_WIDTH - SVG_LEFT - SVG_RIGHT, high = SVG_HEIGHT - SVG_TOP - SVG_BOTTOM;
+    assert_close(at[0], SVG_LEFT, 0.1, 0);
+    assert_close(last[0], SVG_LEFT + wide * 10 / 10.6, 0.1, 0);
+    assert_close(at[1], SVG_HEIGHT - SVG_BOTTOM - high * 50 / 103, 0.1, 0);
+    assert_close(last[1], SVG_HEIGHT - SVG_BOTTOM - high * 100 / 103, 0.1, 0);
+    free(svg);
+    svg = plot_points("\tx\ty\na\t1\t5\na\t10\t6\na\t100\t7", "--log-x");
+    double mid[2];
+    point_of(svg, "<polyline", 0, at);
+    point_of(svg, "<polyline", 1, mid);
+    point_of(svg, "<polyline", 2, last);
+    assert_close(mid[0], (at[0] + last[0]) / 2, 0.15, 0);
+    free(svg);
+    free(plot_points("\tx\ty\na\t-3\t0\n", NULL)); /* one point, no span */
+}
+END_TEST
+
+START_TEST(refuses_bad_tables)
+{
+    static const struct {
+        const char *text, *why;
+    } cases[] = {{"", "has no points"},
+                 {"\tx\ty\n", "has no points"},
+                 {"x y\na\t1\t2\n", "line 1 has no three fields"},
+                 {"\tx\ty\na\t1\n", "line 2 is none of a table"},
+                 {"\tx\ty\na\t1\t2\tb\tc\n", "line 2 is none of a table"},
+                 {"\tx\ty\na\t1\t2\na\t1\tnan\n", "line 3 is none of a table"},
+                 {"\tx\ty\na\t1\t2z\n", "line 2 is none of a table"},
+                 {"\tx\ty\na\t0\t2\n", "above 0 on a logarithmic axis"},
+                 {"\tx\ty\n\xff\t1\t2\n", "UTF-8"}};
+    const char *dir = temp_dir(), *file = path_join(dir, "t");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        write_file(file, cases[i].text, strlen(cases[i].text));
+        REFUSED(cmd_plot, cases[i].why, file, "-o", "x", "--log-x");
+    }
+    struct buf b = {0};
+    buf_puts(&b, "\tx\ty\n");
+    for (int i = 0; i < 17; i++)
+        buf_printf(&b, "%d\t1\t1\n", i);
+    write_file(file, b.data, b.len);
+    REFUSED(cmd_plot, "begins series 17, at most 16", file, "-o", "x");
+    buf_release(&b);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("plot");
@@ -181,6 +250,8 @@ static Suite *suite(void)
     tcase_add_test(t, refuses_by_name);
     tcase_add_test(t, numbers_are_short);
     tcase_add_test(t, axes_have_labels);
+    tcase_add_test(t, tables_are_points);
+    tcase_add_test(t, refuses_bad_tables);
     suite_add_tcase(s, t);
     return s;
 }

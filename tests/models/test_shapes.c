@@ -4,16 +4,7 @@
 #include "engine/ttm/shapes_front.h"
 #include "tests/models/rewrite_testing.h"
 
-static json_t *json_of(const char *const *args)
-{
-    char *out = run_ok(cmd_shapes, args);
-    json_error_t e;
-    json_t *j = json_loads(out, JSON_REJECT_DUPLICATES, &e);
-    ck_assert_msg(j != NULL, "%s: %s", e.text, out);
-    free(out);
-    return j;
-}
-#define JSON(...) json_of((const char *const[]){__VA_ARGS__, "--json", NULL})
+#define JSON(...) RUN_JSON(cmd_shapes, __VA_ARGS__, "--json")
 
 static json_int_t integer(const json_t *j, const char *key)
 {

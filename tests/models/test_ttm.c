@@ -1,7 +1,9 @@
 /* The program from outside: exit statuses, one line of error, help of every command, what an
  * interrupt leaves behind. */
 #include <string.h>
+#include <unistd.h>
 
+#include "engine/base/buf.h"
 #include "tests/support/harness.h"
 #include "tests/support/tool_call.h"
 
@@ -37,6 +39,58 @@ START_TEST(every_command_has_help)
     ck_assert_int_eq(r.rc, 0);
     ck_assert_ptr_nonnull(strstr(r.out, commands[_i]));
     tool_result_release(&r);
+}
+END_TEST
+
+/* The manual has every command and every flag that its --help has, and nothing in it is taken for a macro. */
+START_TEST(the_manual_is_whole)
+{
+    struct tool_result man, help;
+    char flag[80];
+    TTM(&man, "help", "--man");
+    ck_assert_int_eq(man.rc, 0);
+    ck_assert_int_eq(strncmp(man.out, ".TH TTM 1 ", 10), 0);
+    for (const char *at = man.out; (at = strstr(at, "\n.")) != NULL; at++)
+        ck_assert_msg(strchr("TSPRn", at[2]) || !strncmp(at + 1, ".fi", 3), "%.40s", at + 1);
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
+        TTM(&help, commands[i], "--help");
+        for (const char *at = help.out; (at = strstr(at, "\n  --")) != NULL; at++) {
+            struct buf want = {0};
+            size_t n = strcspn(at + 3, " ,\n");
+            snprintf(flag, sizeof flag, "%.*s", (int)n, at + 3);
+            for (const char *p = flag; *p; p++)
+                buf_puts(&want, *p == '-' ? "\\-" : (char[]){*p, 0});
+            ck_assert_msg(!strcmp(flag, "--help") || strstr(man.out, want.data) != NULL, "%s of %s",
+                          flag, commands[i]);
+            buf_release(&want);
+        }
+        tool_result_release(&help);
+    }
+    tool_result_release(&man);
+}
+END_TEST
+
+/* What bash offers behind some words. */
+static void completes(const char *words, int at, const char *want)
+{
+    struct tool_result r;
+    char line[1024];
+    snprintf(line, sizeof line,
+             "source <(%s help --bash) && COMP_WORDS=(%s) COMP_CWORD=%d && _ttm && "
+             "echo \" ${COMPREPLY[*]} \"",
+             build_path("ttm"), words, at);
+    tool_process((const char *const[]){"/bin/bash", "-c", line, NULL}, NULL, &r);
+    ck_assert_msg(r.rc == 0 && strstr(r.out, want), "%s: %s%s", words, r.out, r.log);
+    tool_result_release(&r);
+}
+
+START_TEST(bash_completes)
+{
+    completes("ttm co", 1, " compress ");
+    completes("ttm generate --top", 2, " --top-k --top-p ");
+    completes("ttm generate --kv-dtype f", 3, " f32 f16 ");
+    completes("ttm bench --layer-", 2, " --layer-rank ");
+    completes("ttm inspect mod", 2, "  ");
 }
 END_TEST
 
@@ -103,6 +157,11 @@ static Suite *suite(void)
     TCase *t = tcase_create("ttm");
     tcase_set_timeout(t, 60);
     tcase_add_loop_test(t, every_command_has_help, 0, (int)(sizeof commands / sizeof *commands));
+    tcase_add_test(t, the_manual_is_whole);
+    if (access("/bin/bash", X_OK) == 0)
+        tcase_add_test(t, bash_completes);
+    else
+        skip("completion", "no /bin/bash");
     tcase_add_test(t, errors_are_one_line_and_status_2);
     tcase_add_test(t, a_full_disk_is_an_error);
     tcase_add_test(t, an_interrupt_leaves_nothing);

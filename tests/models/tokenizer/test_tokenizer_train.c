@@ -187,32 +187,25 @@ START_TEST(the_fields_are_hugging_faces)
 }
 END_TEST
 
-static void refused(const char *says, const char *const *words)
-{
-    struct tool_result r;
-    tool_call(cmd_tokenizer, words, &r);
-    ck_assert_int_lt(r.rc, 0);
-    ck_assert_msg(strstr(r.err.msg, says) != NULL, "\"%s\" does not say \"%s\"", r.err.msg, says);
-    tool_result_release(&r);
-}
-#define REFUSED(says, ...) refused((says), (const char *const[]){__VA_ARGS__, NULL})
-
 START_TEST(refuses_by_name)
 {
     const char *top = temp_dir(), *dir = path_join(top, "t");
     const char *file = text_file("x", text, sizeof text - 1);
-    REFUSED("an argument is missing", "--vocab", "300");
-    REFUSED("\"merge\" is not a command", "merge");
-    REFUSED("--data is missing", "train", "--vocab", "300", "-o", dir);
-    REFUSED("--vocab is missing", "train", "--data", file, "-o", dir);
-    REFUSED("--out is missing", "train", "--data", file, "--vocab", "300");
-    REFUSED("--vocab: 256 is outside 257..", "train", "--data", file, "--vocab", "256", "-o", dir);
-    REFUSED("words, which give at most 298 tokens, not 5000", "train", "--data", file, "--vocab",
-            "5000", "-o", dir);
-    REFUSED("cannot open", "train", "--data", "/nonexistent/x", "--vocab", "300", "-o", dir);
-    REFUSED("is empty", "train", "--data", text_file("e", "", 0), "--vocab", "300", "-o", dir);
-    REFUSED("is not UTF-8: byte 1 is 0xff", "train", "--data", text_file("b", "a\xff", 2),
-            "--vocab", "300", "-o", dir);
+    REFUSED(cmd_tokenizer, "an argument is missing", "--vocab", "300");
+    REFUSED(cmd_tokenizer, "\"merge\" is not a command", "merge");
+    REFUSED(cmd_tokenizer, "--data is missing", "train", "--vocab", "300", "-o", dir);
+    REFUSED(cmd_tokenizer, "--vocab is missing", "train", "--data", file, "-o", dir);
+    REFUSED(cmd_tokenizer, "--out is missing", "train", "--data", file, "--vocab", "300");
+    REFUSED(cmd_tokenizer, "--vocab: 256 is outside 257..", "train", "--data", file, "--vocab",
+            "256", "-o", dir);
+    REFUSED(cmd_tokenizer, "words, which give at most 298 tokens, not 5000", "train", "--data",
+            file, "--vocab", "5000", "-o", dir);
+    REFUSED(cmd_tokenizer, "cannot open", "train", "--data", "/nonexistent/x", "--vocab", "300",
+            "-o", dir);
+    REFUSED(cmd_tokenizer, "is empty", "train", "--data", text_file("e", "", 0), "--vocab", "300",
+            "-o", dir);
+    REFUSED(cmd_tokenizer, "is not UTF-8: byte 1 is 0xff", "train", "--data",
+            text_file("b", "a\xff", 2), "--vocab", "300", "-o", dir);
     ck_assert_int_eq(tool_entries(top), 0); /* nothing is left behind */
 }
 END_TEST
@@ -222,8 +215,8 @@ START_TEST(replaces_only_tokenizers)
     const char *dir = path_join(temp_dir(), "t"), *file = text_file("x", text, sizeof text - 1);
     struct tool_result r;
     train(file, "280", dir, "1");
-    REFUSED("--force replaces a tokenizer there", "train", "--data", file, "--vocab", "290", "-o",
-            dir);
+    REFUSED(cmd_tokenizer, "--force replaces a tokenizer there", "train", "--data", file, "--vocab",
+            "290", "-o", dir);
     TOOL(&r, cmd_tokenizer, "train", "--data", file, "--vocab", "290", "-o", dir, "--force");
     ck_assert_msg(r.rc == 0, "%s", r.err.msg);
     tool_result_release(&r);
@@ -231,8 +224,8 @@ START_TEST(replaces_only_tokenizers)
     ck_assert_int_eq(tokenizer_vocab(t), 290);
     tokenizer_close(t);
     write_file(path_join(dir, "model.safetensors"), "x", 1);
-    REFUSED("is not replaced: it has a file model.safetensors", "train", "--data", file, "--vocab",
-            "290", "-o", dir, "--force");
+    REFUSED(cmd_tokenizer, "is not replaced: it has a file model.safetensors", "train", "--data",
+            file, "--vocab", "290", "-o", dir, "--force");
     ck_assert_int_eq(tool_entries(dir), 4);
 }
 END_TEST

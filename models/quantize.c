@@ -1,0 +1,58 @@
+/* ttm quantize: weights as 8-bit numbers, a quarter of the file. Nothing is decided here that loading with
+ * the number format int8 would not decide: the same numbers, made once. Layers that lose too much can stay
+ * as they are. */
+#include <stdlib.h>
+
+#include "engine/base/mem.h"
+#include "models/options.h"
+#include "models/rewrite.h"
+
+struct quantize_args {
+    const char *out, *layers;
+    bool force;
+};
+
+#define FIELD(f) offsetof(struct quantize_args, f)
+static const struct option table[] = {
+    {"out", 'o', OPTION_STRING, FIELD(out), "OUT", 0, 0, NULL, "where to write it (required)"},
+    {"layers", 0, OPTION_STRING, FIELD(layers), "LAYERS", 0, 0, NULL,
+     "mlp, all (default), or globs like h.*.mlp.c_fc, comma separated; others stay as they are"},
+    {"force", 0, OPTION_BOOL, FIELD(force), NULL, 0, 0, NULL, "replace a model that is there"},
+};
+static const struct options options = {
+    .command = "quantize",
+    .arguments = "DIR",
+    .n_arguments = 1,
+    .about =
+        "Writes the model in DIR with 8-bit weights: dense layers, token embedding and LM head as "
+        "I8\n"
+        "tensors, each with a scale for every output. Tensor-Train layers keep their cores; they "
+        "are\n"
+        "computed with in 8 bits when the model is loaded.",
+    .table = table,
+    .n = sizeof table / sizeof *table,
+};
+
+int cmd_quantize(const struct tool *t, int argc, char **argv, struct err *err)
+{
+    struct quantize_args a = {.layers = "all"};
+    struct layers l;
+    struct outdir o = {0};
+    const char *dir;
+    int rc = options_parse(&options, &a, &dir, argc, argv, t->out, err);
+    if (rc) return rc == OPTIONS_HELP ? 0 : rc;
+    if (!a.out) return err_set_param(err, ERR_MISSING, "out", "--out is missing: where to write");
+    rc = layers_open(&l, dir, err);
+    if (rc) return rc;
+    bool *chosen = mem_calloc(l.n + 1, sizeof *chosen);
+    rc = layers_select(&l, a.layers, chosen, err);
+    if (!rc) rc = outdir_begin(&o, a.out, a.force, err);
+    const struct rewrite r = {.from = &l, .dtype = -1, .int8 = chosen};
+    if (!rc) rc = rewrite_model(t, &r, &o, err);
+    if (!rc) rc = outdir_commit(&o, err);
+    if (!rc) fprintf(t->log, "%s: 8-bit weights\n", o.path);
+    outdir_abort(&o);
+    free(chosen);
+    layers_close(&l);
+    return rc;
+}
