@@ -20,15 +20,25 @@ struct config {
     int64_t max_batch, max_queue;
     double queue_timeout_s, request_timeout_s, drain_timeout_s, drain_delay_s;
     double upload_timeout_s, idle_timeout_s, write_timeout_s, ping_interval_s;
-    int64_t max_body_bytes, max_prompts, max_total_n, logprobs_max;
-    int64_t max_connections;
-    char *kv_dtype; /* "f32", "f16"; owned */
+    int64_t max_body_bytes;
+    int64_t max_buffered_bytes; /* of all bodies; no less than max_body_bytes is in force */
+    int64_t max_prompts, max_total_n, logprobs_max;
+    int64_t max_connections, max_connections_per_address;
+    char *api_keys_file; /* "" = no keys are asked for; owned */
+    bool metrics_open;   /* without a key */
+    char *cors_origins;  /* "" = none; owned */
+    char *tls_certificate_file, *tls_key_file, *tls_client_ca_file; /* "" = none; owned */
+    char *dtype;    /* "auto", "f32", "bf16", "int8"; owned */
+    char *kv_dtype; /* "auto", "f32", "f16", "int8"; owned */
     int64_t kv_cache_bytes;
+    int64_t prefix_cache_bytes; /* of kv_cache_bytes; 0 = no prefix cache */
+    int64_t speculative_tokens; /* 0 = no guesses */
     int64_t prefill_chunk_tokens;
     char *kernels;                /* "auto" or a table's name; owned */
     char *ttm_execution;          /* "auto", "contract", "rebuild", "resident"; owned */
     int64_t memory_budget_bytes;  /* 0 = TTM layers stay compressed */
     char *calibration_file;       /* "auto" = in the user's cache; "" = none; owned */
+    bool ui;                      /* the page at / */
     bool strict;                  /* refuse unknown request fields */
     bool log_prompts;             /* log the text of prompts */
     char *log_level, *log_format; /* owned */
@@ -53,17 +63,20 @@ enum config_action {
     CONFIG_RUN,
     CONFIG_CHECK,
     CONFIG_PRINT,
+    CONFIG_HEALTHCHECK,
     CONFIG_VERSION, /* from here on texts that no setting changes */
     CONFIG_HELP,
-    CONFIG_MARKDOWN
+    CONFIG_MARKDOWN,
+    CONFIG_MAN,
+    CONFIG_BASH
 };
 
 /* config_load -- defaults, then the file of --config or TTMD_CONFIG, then env, then argv.
  *
  *   out     released by config_release(); zeroed on failure
  *   env     "NAME=value" strings, NULL-terminated (environ); unknown TTMD_… names are errors
- *   action  what the flags ask for: run, --check-config, --print-config, --version, --help,
- *           --help-markdown
+ *   action  what the flags ask for: run, --check-config, --print-config, --healthcheck, --version,
+ *           --help, --help-markdown, --help-man, --help-bash
  *
  * Errors  ERR_INVALID, ERR_TYPE, ERR_IO naming the source (file, variable or flag), key, value and
  *         what was expected; ERR_MISSING when running or checking without a model.
@@ -71,6 +84,10 @@ enum config_action {
 int config_load(struct config *out, int argc, char **argv, char **env, enum config_action *action,
                 struct err *err);
 void config_release(struct config *c);
+
+/* config_notify_socket -- NOTIFY_SOCKET of env: where the service manager that started us listens;
+ * NULL without one. Borrowed from env. */
+const char *config_notify_socket(char **env);
 
 /* config_parse_file -- apply a JSON object of keys (duplicate or unknown keys are errors; keys that
  * begin with "_" are comments). For config_load(), tests and the fuzzer. */
@@ -82,5 +99,7 @@ void config_print(const struct config *c,
                   struct buf *out);    /* JSON, as config_parse_file reads it */
 void config_help(struct buf *out);     /* the text of --help */
 void config_markdown(struct buf *out); /* the README's table */
+void config_man(struct buf *out);      /* ttmd(1), in roff */
+void config_bash(struct buf *out);     /* completion for bash */
 
 #endif

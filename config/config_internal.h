@@ -19,6 +19,21 @@ void config_key_variable(const struct config_key *k, struct buf *out);
 /* config_key_expects -- "an integer from 0 to 65535", "f32 or f16" appended to out. */
 void config_key_expects(const struct config_key *k, struct buf *out);
 
+/* Flags that are no keys, of which parser, help, manual page and completion know from here. */
+struct config_flag {
+    const char *name;          /* "--help" */
+    char letter;               /* 0: none */
+    const char *value;         /* NULL: takes none */
+    enum config_action action; /* CONFIG_RUN: none, it is read elsewhere */
+    bool hidden;               /* for the build: not in manual page and completion */
+    const char *help;          /* a sentence */
+};
+extern const struct config_flag config_flags[];
+extern const size_t config_n_flags;
+
+/* config_key_placeholder -- what help shows for the value: "DIR", "f32|f16", "SECONDS". */
+const char *config_key_placeholder(const struct config_key *k);
+
 /* config_set_text -- give key k the value written as text.
  *
  *   source  for messages: "flag --port", "variable TTMD_PORT"

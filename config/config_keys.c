@@ -43,24 +43,56 @@ const struct config_key config_keys[] = {
     SECONDS(drain_timeout_s, "30", 0, DAY_S,
             "At SIGTERM, time for running requests to finish before they are cancelled."),
     SECONDS(drain_delay_s, "0", 0, DAY_S,
-            "At SIGTERM, time between reporting not ready and refusing connections."),
+            "At SIGTERM, time between reporting not ready and refusing requests."),
     SECONDS(upload_timeout_s, "30", 0.1, DAY_S, "Longest time for a request's body to arrive."),
-    SECONDS(idle_timeout_s, "75", 1, DAY_S, "Time after which an idle connection is closed."),
+    SECONDS(idle_timeout_s, "75", 1, DAY_S,
+            "Time after which a connection is closed on which no whole request header has come."),
     SECONDS(write_timeout_s, "60", 0.1, DAY_S,
             "Time without progress after which a client that does not read is disconnected."),
     SECONDS(
         ping_interval_s, "10", 0, DAY_S,
         "Silence after which a stream gets a comment line, so that proxies keep it; 0 means none."),
     INT(max_body_bytes, "bytes", "4194304", 1024, 1073741824, "Largest request body."),
+    INT(max_buffered_bytes, "bytes", "67108864", 0, 0x1p50,
+        "Bodies of all requests in flight together, the first 16 KiB of each not counted; more are "
+        "refused with status 429; one of max_body_bytes always fits."),
     INT(max_prompts, "", "512", 1, 65536, "Prompts in one request."),
     INT(max_total_n, "sequences", "512", 1, 65536,
         "Sequences that one request may ask for: prompts times best_of."),
     INT(logprobs_max, "", "20", 10, 100, "Largest value of logprobs in a request."),
-    INT(max_connections, "", "4096", 1, 1000000, "Open connections."),
-    STRING(kv_dtype, "f32", "f32|f16", "Number format of the KV cache."),
+    INT(max_connections, "", "4096", 1, 1000000,
+        "Open connections; above nine tenths of them those without a request are closed, the "
+        "oldest "
+        "first."),
+    INT(max_connections_per_address, "", "0", 0, 1000000,
+        "Open connections from one address, more are closed; 0 means no limit."),
+    STRING(api_keys_file, "", NULL,
+           "File of API keys, read again at SIGHUP; empty asks for none. See --new-api-key."),
+    BOOL(metrics_open, "false", "Answer /metrics without a key where keys are asked for."),
+    STRING(
+        cors_origins, "", NULL,
+        "Web pages that may read answers, as origins with commas between them, or *; empty means "
+        "none but our own."),
+    STRING(
+        tls_certificate_file, "", NULL,
+        "PEM file of the certificate and its chain, read again at SIGHUP; empty means plain HTTP."),
+    STRING(tls_key_file, "", NULL, "PEM file of the certificate's key."),
+    STRING(tls_client_ca_file, "", NULL,
+           "PEM file of the authorities whose certificates clients must have, read again at "
+           "SIGHUP; empty asks for none."),
+    STRING(dtype, "auto", "auto|f32|bf16|int8",
+           "Number format of the weights; auto keeps what the model's file has."),
+    STRING(kv_dtype, "auto", "auto|f32|f16|int8",
+           "Number format of the KV cache; auto: int8 with int8 weights, else f16."),
     INT(kv_cache_bytes, "bytes", "0", 0, 0x1p50,
         "Size of the KV cache; 0 means enough for max_batch full contexts, at most a quarter of "
         "memory."),
+    INT(prefix_cache_bytes, "bytes", "536870912", 0, 0x1p50,
+        "What the prefix cache may keep of prompts that nobody is using, within kv_cache_bytes; 0 "
+        "turns it off."),
+    INT(speculative_tokens, "tokens", "0", 0, 16,
+        "Most tokens guessed ahead from the text so far and checked in one step; 0 guesses none. "
+        "Answers are the same."),
     INT(prefill_chunk_tokens, "tokens", "256", 1, 65536,
         "Most prompt tokens computed in one step between decode steps."),
     STRING(kernels, "auto", "auto|avx512|avx2|neon|scalar",
@@ -74,12 +106,33 @@ const struct config_key config_keys[] = {
     STRING(calibration_file, "auto", NULL,
            "File that keeps this machine's measured rates, by which Tensor-Train layers are "
            "planned; auto is one in the user's cache, empty measures at every start."),
+    BOOL(ui, "true", "Serve the page for people at /."),
     BOOL(strict, "false", "Refuse unknown fields in requests instead of ignoring them."),
     BOOL(log_prompts, "false", "Log the text of prompts."),
     STRING(log_level, "info", "debug|info|warn|error|off", "Least severe events that are logged."),
     STRING(log_format, "text", "text|json", "Form of log lines."),
 };
 const size_t config_n_keys = sizeof config_keys / sizeof *config_keys;
+
+const struct config_flag config_flags[] = {
+    {"--config", 0, "FILE", CONFIG_RUN, false, "JSON file of keys, such as {\"max_batch\": 16}."},
+    {"--check-config", 0, NULL, CONFIG_CHECK, false,
+     "Check file, environment and flags, then exit."},
+    {"--print-config", 0, NULL, CONFIG_PRINT, false,
+     "Print the configuration in force, then exit."},
+    {"--healthcheck", 0, NULL, CONFIG_HEALTHCHECK, false,
+     "Ask the running daemon if it is ready: exit status 0 or 1."},
+    {"--new-api-key", 0, "LABEL", CONFIG_RUN, false,
+     "Print a line for the file of API keys and, to standard error, the key; then exit. No other "
+     "flag goes with it."},
+    {"--version", 0, NULL, CONFIG_VERSION, false, "Print the version, then exit."},
+    {"--help", 'h', NULL, CONFIG_HELP, false, "Print the flags, then exit."},
+    {"--help-markdown", 0, NULL, CONFIG_MARKDOWN, true,
+     "Print the table of keys for the README, then exit."},
+    {"--help-man", 0, NULL, CONFIG_MAN, true, "Print the manual page, then exit."},
+    {"--help-bash", 0, NULL, CONFIG_BASH, true, "Print the completion for bash, then exit."},
+};
+const size_t config_n_flags = sizeof config_flags / sizeof *config_flags;
 
 static char folded(char c)
 {

@@ -6,10 +6,10 @@
 
 #include <errno.h>
 #include <jansson.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/file.h"
 #include "engine/base/mem.h"
 
 #define FILE_MAX_BYTES ((size_t)1 << 20)
@@ -96,20 +96,16 @@ int config_parse_file(struct config *c, const char *json, size_t len, const char
 
 static int read_config_file(struct config *c, const char *path, struct err *err)
 {
-    FILE *f = fopen(path, "re");
-    if (!f) return err_set(err, ERR_IO, "configuration file %s: %s", path, strerror(errno));
-    char *text = mem_alloc(FILE_MAX_BYTES + 1);
-    size_t n = fread(text, 1, FILE_MAX_BYTES + 1, f);
-    int rc;
-    if (ferror(f))
-        rc = err_set(err, ERR_IO, "configuration file %s: %s", path, strerror(errno));
-    else if (n > FILE_MAX_BYTES)
+    struct buf text = {0};
+    int why = file_read(path, FILE_MAX_BYTES, &text), rc;
+    if (why == EFBIG)
         rc = err_set(err, ERR_INVALID, "configuration file %s: longer than %zu bytes", path,
                      FILE_MAX_BYTES);
+    else if (why)
+        rc = err_set(err, ERR_IO, "configuration file %s: %s", path, file_why(why));
     else
-        rc = config_parse_file(c, text, n, path, err);
-    free(text);
-    fclose(f);
+        rc = config_parse_file(c, text.data ? text.data : "", text.len, path, err);
+    buf_release(&text);
     return rc;
 }
 
@@ -162,11 +158,17 @@ static int set_variables(struct config *c, char **env, struct err *err)
     return 0;
 }
 
-static const char *config_variable(char **env)
+static const char *variable(char **env, const char *name)
 {
+    size_t len = strlen(name);
     for (; env && *env; env++)
-        if (!strncmp(*env, "TTMD_CONFIG=", 12)) return *env + 12;
+        if (!strncmp(*env, name, len) && (*env)[len] == '=') return *env + len + 1;
     return NULL;
+}
+
+const char *config_notify_socket(char **env)
+{
+    return variable(env, "NOTIFY_SOCKET");
 }
 
 /* ---- flags ---- */
@@ -181,18 +183,10 @@ struct flag {
 
 static enum config_action action_named(const char *name, size_t len)
 {
-    static const struct {
-        const char *name;
-        enum config_action action;
-    } actions[] = {{"--help", CONFIG_HELP},
-                   {"-h", CONFIG_HELP},
-                   {"--help-markdown", CONFIG_MARKDOWN},
-                   {"--version", CONFIG_VERSION},
-                   {"--print-config", CONFIG_PRINT},
-                   {"--check-config", CONFIG_CHECK}};
-    for (size_t i = 0; i < sizeof actions / sizeof *actions; i++)
-        if (strlen(actions[i].name) == len && !strncmp(actions[i].name, name, len))
-            return actions[i].action;
+    for (const struct config_flag *f = config_flags; f < config_flags + config_n_flags; f++)
+        if ((strlen(f->name) == len && !strncmp(f->name, name, len)) ||
+            (f->letter && len == 2 && name[0] == '-' && name[1] == f->letter))
+            return f->action;
     return CONFIG_RUN;
 }
 
@@ -289,7 +283,7 @@ static int load_sources(struct config *c, int argc, char **argv, char **env, con
                         struct err *err)
 {
     int rc = 0;
-    if (!file) file = config_variable(env);
+    if (!file) file = variable(env, "TTMD_CONFIG");
     if (file && *file) rc = read_config_file(c, file, err);
     if (!rc) rc = set_variables(c, env, err);
     if (!rc) rc = set_flags(c, argc, argv, err);
@@ -308,7 +302,7 @@ int config_load(struct config *out, int argc, char **argv, char **env, enum conf
     *action = wanted;
     if (wanted >= CONFIG_VERSION) return 0; /* a text, whatever the rest says */
     rc = load_sources(out, argc, argv, env, file, err);
-    if (!rc && wanted != CONFIG_PRINT && !*out->model)
+    if (!rc && (wanted == CONFIG_RUN || wanted == CONFIG_CHECK) && !*out->model)
         rc = err_set_param(err, ERR_MISSING, "model",
                            "no model: give its directory with --model, TTMD_MODEL or key model");
     if (rc) config_release(out);

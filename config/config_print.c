@@ -80,44 +80,57 @@ static void put_wrapped(struct buf *out, const char *s, size_t indent, size_t wi
 #define HELP_INDENT 34
 #define HELP_WIDTH 64
 
-static const char *placeholder(const struct config_key *k)
+const char *config_key_placeholder(const struct config_key *k)
 {
     if (!strcmp(k->name, "model")) return "DIR";
     if (k->type == CONFIG_STRING) return k->choices ? k->choices : "TEXT";
     return !strcmp(k->unit, "s") ? "SECONDS" : !strcmp(k->unit, "bytes") ? "BYTES" : "N";
 }
 
-static void put_flag_help(const struct config_key *k, struct buf *out)
+/* A flag and what it is for, one beside the other where there is room. */
+static void put_entry(const struct buf *left, const char *help, struct buf *out)
+{
+    if (left->len + 2 <= HELP_INDENT)
+        buf_printf(out, "%-*s", HELP_INDENT, left->data);
+    else
+        buf_printf(out, "%s\n%*s", left->data, HELP_INDENT, "");
+    put_wrapped(out, help, HELP_INDENT, HELP_WIDTH);
+}
+
+static void put_flag_help(const struct config_flag *f, struct buf *out)
+{
+    struct buf left = {0};
+    buf_puts(&left, "  ");
+    if (f->letter) buf_printf(&left, "-%c, ", f->letter);
+    buf_puts(&left, f->name);
+    if (f->value) buf_printf(&left, " %s", f->value);
+    put_entry(&left, f->help, out);
+    buf_release(&left);
+}
+
+static void put_key_help(const struct config_key *k, struct buf *out)
 {
     struct buf left = {0}, text = {0};
     buf_puts(&left, "  ");
     config_key_flag(k, &left);
-    if (k->type != CONFIG_BOOL) buf_printf(&left, " %s", placeholder(k));
+    if (k->type != CONFIG_BOOL) buf_printf(&left, " %s", config_key_placeholder(k));
     buf_printf(&text, "%s", k->help);
     if (*k->initial) buf_printf(&text, " [%s]", k->initial);
-    if (left.len + 2 <= HELP_INDENT)
-        buf_printf(out, "%-*s", HELP_INDENT, left.data);
-    else
-        buf_printf(out, "%s\n%*s", left.data, HELP_INDENT, "");
-    put_wrapped(out, text.data, HELP_INDENT, HELP_WIDTH);
+    put_entry(&left, text.data, out);
     buf_release(&left);
     buf_release(&text);
 }
 
 void config_help(struct buf *out)
 {
-    buf_puts(
-        out,
-        "Usage: ttmd --model DIR [--flag value | --flag=value]...\n"
-        "Serve a GPT-2 model over HTTP.\n\n"
-        "  --config FILE                   JSON file of keys, e.g. {\"max_batch\": 16}\n"
-        "  --check-config                  check file, environment and flags, then exit\n"
-        "  --print-config                  print the configuration in force, then exit\n"
-        "  --version                       print the version, then exit\n"
-        "  -h, --help                      print this text, then exit\n"
-        "  --help-markdown                 print the table of keys for the README, then exit\n\n");
+    buf_puts(out,
+             "Usage: ttmd --model DIR [--flag value | --flag=value]...\n"
+             "Serve a GPT-2 model over HTTP.\n\n");
+    for (size_t i = 0; i < config_n_flags; i++)
+        put_flag_help(&config_flags[i], out);
+    buf_putc(out, '\n');
     for (size_t i = 0; i < config_n_keys; i++)
-        put_flag_help(&config_keys[i], out);
+        put_key_help(&config_keys[i], out);
     buf_puts(
         out,
         "\nFlag --max-batch is also key max_batch of the file and variable TTMD_MAX_BATCH.\n"

@@ -78,7 +78,7 @@ START_TEST(defaults)
     ck_assert_int_eq(c.max_body_bytes, 4 << 20);
     ck_assert(c.max_prompts == 512 && c.max_total_n == 512 && c.logprobs_max == 20);
     ck_assert(c.max_connections == 4096 && c.kv_cache_bytes == 0 && c.prefill_chunk_tokens == 256);
-    ck_assert_str_eq(c.kv_dtype, "f32");
+    ck_assert_str_eq(c.kv_dtype, "auto");
     ck_assert_str_eq(c.kernels, "auto");
     ck_assert(!c.strict && !c.log_prompts);
     ck_assert_str_eq(c.log_level, "info");
@@ -214,15 +214,22 @@ START_TEST(actions)
     static const struct {
         char *flag;
         enum config_action action;
-    } all[] = {{"--help", CONFIG_HELP},          {"-h", CONFIG_HELP},
-               {"--version", CONFIG_VERSION},    {"--print-config", CONFIG_PRINT},
-               {"--check-config", CONFIG_CHECK}, {"--help-markdown", CONFIG_MARKDOWN}};
+    } all[] = {{"--help", CONFIG_HELP},
+               {"-h", CONFIG_HELP},
+               {"--version", CONFIG_VERSION},
+               {"--print-config", CONFIG_PRINT},
+               {"--check-config", CONFIG_CHECK},
+               {"--help-markdown", CONFIG_MARKDOWN},
+               {"--healthcheck", CONFIG_HEALTHCHECK},
+               {"--help-man", CONFIG_MAN},
+               {"--help-bash", CONFIG_BASH}};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         ck_assert_int_eq(load(ARGS("--model", "m", all[i].flag, "--port", "1"), NULL), 0);
         ck_assert_int_eq(action, all[i].action);
     }
     ck_assert_int_eq(load(ARGS("--help"), ENV("TTMD_PORT=broken", "TTMD_CONFIG=/nonexistent")), 0);
     ck_assert_int_eq(load(ARGS("--print-config"), NULL), 0);
+    ck_assert_int_eq(load(ARGS("--healthcheck"), NULL), 0);
     fails(ARGS("--check-config", "--port", "x"), NULL, ERR_INVALID, "--port", "\"x\"");
     fails(ARGS("--check-config"), NULL, ERR_MISSING, "--model", "TTMD_MODEL");
     fails(ARGS("--port=1"), NULL, ERR_MISSING, "--model", "TTMD_MODEL");
@@ -264,7 +271,7 @@ START_TEST(bad_files)
         {"{\"model\":{\"a\":[1]}}", ERR_TYPE, "key model: {\"a\":[1]}", ""},
         {"{\"idle_timeout_s\":true}", ERR_TYPE, "idle_timeout_s", "a number from 1"},
         {"{\"idle_timeout_s\":1e999}", ERR_INVALID, "f.json:1", ""},
-        {"{\"kv_dtype\":\"f8\"}", ERR_INVALID, "key kv_dtype: \"f8\"", "f32 or f16"},
+        {"{\"kv_dtype\":\"f8\"}", ERR_INVALID, "key kv_dtype: \"f8\"", "auto, f32, f16 or int8"},
         {"{\"model\":\"a\\u0000b\"}", ERR_INVALID, "f.json:1", ""},
         {"{\"model\":\"\xff\"}", ERR_INVALID, "f.json:1", ""},
         {"{} x", ERR_INVALID, "f.json:1", ""},
@@ -351,8 +358,10 @@ END_TEST
 
 START_TEST(help_and_table_name_every_key)
 {
-    struct buf help = {0}, table = {0};
+    struct buf help = {0}, table = {0}, man = {0}, bash = {0};
     config_help(&help);
+    config_man(&man);
+    config_bash(&bash);
     config_markdown(&table);
     size_t rows = 0;
     for (char *s = table.data; (s = strchr(s, '\n')); s++)
@@ -365,12 +374,23 @@ START_TEST(help_and_table_name_every_key)
             if (*s == '_') *s = '-';
         snprintf(cell, sizeof cell, "\n| `%s` |", config_keys[i].name);
         ck_assert_msg(strstr(help.data, flag) != NULL, "%s", flag);
+        ck_assert_msg(strstr(bash.data, flag + 2) != NULL, "%s", flag);
+        struct buf roff = {0};
+        for (const char *s = flag + 2; *s; s++)
+            buf_puts(&roff, *s == '-' ? "\\-" : (char[]){*s, 0});
+        ck_assert_msg(strstr(man.data, roff.data) != NULL, "%s", roff.data);
+        buf_release(&roff);
         ck_assert_msg(strstr(table.data, cell) != NULL, "%s", cell);
     }
+    /* what tests/server hold of a drain and of a probe */
+    ck_assert_ptr_nonnull(strstr(man.data, "answered 503, while the port stays open"));
+    ck_assert_ptr_nonnull(strstr(man.data, "healthcheck 0 when the daemon is ready, 1 in every"));
     for (char *s = help.data, *end; (end = strchr(s, '\n')); s = end + 1)
         ck_assert_int_le(end - s, 100);
     buf_release(&help);
     buf_release(&table);
+    buf_release(&man);
+    buf_release(&bash);
 }
 END_TEST
 
