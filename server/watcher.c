@@ -5,6 +5,9 @@
  *                that sends FIN counts as gone, although it might still read: no HTTP client in use half-closes
  *                and waits, and an abandoned computation is the commoner case by far. Bytes of a next
  *                (pipelined) request are no reason to cancel: EPOLLIN is not asked for.
+ *   slow header  the connection ends: nothing has asked for an answer yet
+ *   crowd        near max_connections MHD would soon accept no more, and probes would wait: connections
+ *                without a request end sooner, those that have waited longest first
  *   slow upload  408 written to the socket directly: MHD takes no answer in mid-upload
  *   silence      a comment line in a stream that has sent nothing for ping_interval_s
  *   lingering    see watcher_linger(); the duplicates live in the same epoll set
@@ -24,12 +27,25 @@
 
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
+#include "server/headers.h"
 #include "server/request.h"
 
 #define LINGER_MAX 128
+/* Connections: libmicrohttpd closes all that have ended before it looks at others. */
+#define END_AT_ONCE 16
+/* What a connection gets for its header in a crowd. */
+#define CROWD_NS (250 * CLOCK_NS_PER_MS)
 #define LINGER_NS (2 * CLOCK_NS_PER_S)
 #define TAG_WAKE 0ull
 #define TAG_LINGER (1ull << 63) /* | index */
+
+/* One on which no whole header has come is in the list, oldest first: they all wait equally long. */
+struct connection {
+    struct connection *prev, *next;
+    int fd;
+    bool listed, ended;
+    uint64_t since_ns;
+};
 
 struct watcher {
     struct server *srv;
@@ -38,6 +54,8 @@ struct watcher {
     int epoll_fd, event_fd;
     bool stop;
     struct request *head;
+    struct connection *oldest, *newest;
+    int64_t n_open;   /* connections but for those that we have ended and MHD has not closed yet */
     uint64_t wake_at; /* when the thread looks again by itself; 0 = never */
     struct {
         int fd; /* -1 free */
@@ -62,6 +80,96 @@ static uint64_t ns_of(double seconds)
 {
     return seconds > 0 ? (uint64_t)(seconds * 1e9) : 0;
 }
+
+/* ---- connections ---- */
+
+static void unlist(struct watcher *w, struct connection *c)
+{
+    if (!c->listed) return;
+    c->listed = false;
+    *(c->prev ? &c->prev->next : &w->oldest) = c->next;
+    *(c->next ? &c->next->prev : &w->newest) = c->prev;
+}
+
+/* A tenth of the connections is kept free for those who come. */
+static bool is_crowd(const struct watcher *w)
+{
+    int64_t most = w->srv->cfg->max_connections;
+    int64_t many = most - (most + 9) / 10;
+    return w->n_open > (many > 1 ? many : 1);
+}
+
+static uint64_t patience(const struct watcher *w)
+{
+    uint64_t wait = ns_of(w->srv->cfg->idle_timeout_s);
+    return is_crowd(w) && wait > CROWD_NS ? CROWD_NS : wait;
+}
+
+static void list(struct watcher *w, struct connection *c)
+{
+    if (c->listed || c->ended) return;
+    c->listed = true;
+    c->since_ns = clock_ns();
+    c->prev = w->newest;
+    c->next = NULL;
+    *(c->prev ? &c->prev->next : &w->oldest) = c;
+    w->newest = c;
+    want_look(w, w->oldest->since_ns + patience(w));
+}
+
+struct connection *watcher_opened(struct watcher *w, int fd)
+{
+    struct connection *c = mem_calloc(1, sizeof *c);
+    c->fd = fd;
+    pthread_mutex_lock(&w->lock);
+    w->n_open++;
+    list(w, c);
+    pthread_mutex_unlock(&w->lock);
+    return c;
+}
+
+void watcher_busy(struct watcher *w, struct connection *c)
+{
+    pthread_mutex_lock(&w->lock);
+    unlist(w, c);
+    pthread_mutex_unlock(&w->lock);
+}
+
+void watcher_idle(struct watcher *w, struct connection *c)
+{
+    pthread_mutex_lock(&w->lock);
+    list(w, c);
+    pthread_mutex_unlock(&w->lock);
+}
+
+void watcher_closed(struct watcher *w, struct connection *c)
+{
+    pthread_mutex_lock(&w->lock);
+    unlist(w, c);
+    w->n_open -= !c->ended;
+    pthread_mutex_unlock(&w->lock);
+    free(c);
+}
+
+static void end(struct watcher *w, struct connection *c)
+{
+    shutdown(c->fd, SHUT_RDWR);
+    unlist(w, c);
+    c->ended = true;
+    w->n_open--;
+}
+
+/* End what has waited too long, a few at a time; when to look again, 0 = no need. */
+static uint64_t check_connections(struct watcher *w, uint64_t now)
+{
+    for (int i = 0; i < END_AT_ONCE && w->oldest && w->oldest->since_ns + patience(w) <= now; i++)
+        end(w, w->oldest);
+    if (!w->oldest) return 0;
+    uint64_t next = w->oldest->since_ns + patience(w);
+    return next > now ? next : now + CLOCK_NS_PER_MS;
+}
+
+/* ---- requests ---- */
 
 void watcher_add(struct watcher *w, struct request *r)
 {
@@ -153,24 +261,32 @@ void watcher_linger(struct watcher *w, int fd)
     pthread_mutex_unlock(&w->lock);
 }
 
+static void put_line(void *head, const char *name, const char *value)
+{
+    buf_printf(head, "%s: %s\r\n", name, value);
+}
+
 static void answer_408(struct watcher *w, struct request *r)
 {
     struct api_error e = {0};
-    struct buf body = {0}, head = {0};
+    struct reply reply = {0};
+    struct buf head = {0};
     api_fail(&e, API_REQUEST_TIMEOUT, NULL, "the request was not received within %.1f s",
              w->srv->cfg->upload_timeout_s);
-    api_error_json(&e, &body);
-    buf_printf(&head,
-               "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\n"
-               "X-Request-Id: %s\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n",
-               r->id, body.len);
-    buf_append(&head, body.data, body.len);
+    reply_error(r, &reply, &e);
+    buf_puts(&head, "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\n");
+    headers_put(r, false, put_line, &head);
+    buf_printf(&head, "Connection: close\r\nContent-Length: %zu\r\n\r\n", reply.body.len);
+    buf_append(&head, reply.body.data, reply.body.len);
     r->state = REQ_DEAD;
     r->status = 408;
     /* A fresh socket's buffer takes a few hundred bytes; a client that lets even that fill gets none. */
-    if (send(r->fd, head.data, head.len, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) r->status = 0;
+    if (w->srv->tls) /* plain bytes would be a broken record: the connection just ends */
+        r->status = 0;
+    else if (send(r->fd, head.data, head.len, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+        r->status = 0;
     shutdown(r->fd, SHUT_RDWR);
-    buf_release(&body);
+    buf_release(&reply.body);
     buf_release(&head);
 }
 
@@ -203,7 +319,7 @@ static uint64_t check_one(struct watcher *w, struct request *r, uint64_t now)
 
 static void check_all(struct watcher *w)
 {
-    uint64_t now = clock_ns(), soonest = 0;
+    uint64_t now = clock_ns(), soonest = check_connections(w, now);
     for (struct request *r = w->head; r; r = r->next) {
         uint64_t next = check_one(w, r, now);
         if (next && (!soonest || next < soonest)) soonest = next;

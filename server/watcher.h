@@ -14,6 +14,16 @@ struct watcher;
 int watcher_start(struct watcher **out, struct server *s, struct err *err);
 void watcher_stop(struct watcher *w); /* no request may be registered any more */
 
+/* Connections on which no whole header has come: one that stays so for idle_timeout_s is closed, whatever
+ * bytes keep dripping in; while more than nine tenths of max_connections are open, the oldest sooner. All by
+ * the HTTP thread. Opened: waits for its first header, the context is watcher's until closed. Busy: the
+ * header is there. Idle: answered, the next may come. */
+struct connection;
+struct connection *watcher_opened(struct watcher *w, int fd);
+void watcher_busy(struct watcher *w, struct connection *c);
+void watcher_idle(struct watcher *w, struct connection *c);
+void watcher_closed(struct watcher *w, struct connection *c); /* before the fd is closed */
+
 void watcher_add(struct watcher *w, struct request *r); /* HTTP thread; r->fd is set */
 void watcher_remove(struct watcher *w,
                     struct request *r); /* HTTP thread, before the fd is closed */
