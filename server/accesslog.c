@@ -3,6 +3,7 @@
 #include "server/accesslog.h"
 
 #include "engine/base/clock.h"
+#include "server/access.h"
 #include "server/metrics.h"
 #include "server/request.h"
 
@@ -30,17 +31,20 @@ void access_log(struct request *r)
     const char *cancelled = r->cancel == CANCEL_GONE       ? "client_disconnected"
                             : r->cancel == CANCEL_SHUTDOWN ? "shutdown"
                                                            : NULL;
+    const char *key = r->grant.label[0] ? r->grant.label : NULL;
     if (!r->n_slots) {
         log_at(s->log, level, "request", LOG_S("request_id", r->id), LOG_S("method", r->method),
-               LOG_S("route", route), LOG_I("status", r->status), LOG_S("cancelled", cancelled),
-               LOG_N("total_ms", seconds * 1e3));
+               LOG_S("route", route), LOG_S("key", key), LOG_I("status", r->status),
+               LOG_S("cancelled", cancelled), LOG_N("total_ms", seconds * 1e3));
         return;
     }
     jobs_account(r);
+    access_used(r, (double)(r->prompt_tokens + r->completion_tokens));
     metrics_observe(s->metrics, HIST_REQUEST, seconds);
     log_at(s->log, level, "request", LOG_S("request_id", r->id), LOG_S("method", r->method),
-           LOG_S("route", route), LOG_I("status", r->status), LOG_S("cancelled", cancelled),
-           LOG_S("user", r->user[0] ? r->user : NULL), LOG_I("prompt_tokens", r->prompt_tokens),
+           LOG_S("route", route), LOG_S("key", key), LOG_I("status", r->status),
+           LOG_S("cancelled", cancelled), LOG_S("user", r->user[0] ? r->user : NULL),
+           LOG_I("prompt_tokens", r->prompt_tokens),
            LOG_I("completion_tokens", r->completion_tokens), LOG_N("queue_ms", r->queue_ms),
            LOG_N("prefill_ms", r->prefill_ms), LOG_N("decode_ms", r->decode_ms),
            LOG_N("total_ms", seconds * 1e3));

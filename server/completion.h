@@ -39,6 +39,11 @@ int completion_parse(struct completion *c, const json_t *body, const struct para
                      struct api_error *e);
 void completion_release(struct completion *c);
 
+/* completions_all_done -- whether every job of the request has ended. Worker. */
+bool completions_all_done(struct request *r);
+/* completions_best -- the slot of the first prompt's best choice; all jobs are done. */
+size_t completions_best(struct request *r);
+
 static inline size_t completion_per_prompt(const struct completion *c)
 {
     return (size_t)(c->best_of > c->n ? c->best_of : c->n);
@@ -59,5 +64,11 @@ void completion_put_choice(const struct completion *c, const struct piece *p,
 /* usage over all jobs, and timings of the request */
 void completion_put_usage(struct request *r, const struct completion *c, struct buf *b);
 void completion_put_timings(struct request *r, struct buf *b);
+
+/* completion_finish_name -- "stop" or "length". */
+static inline const char *completion_finish_name(enum finish f)
+{
+    return f == FINISH_STOP ? "stop" : "length";
+}
 
 #endif

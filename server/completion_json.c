@@ -115,8 +115,7 @@ static void put_logprobs(const struct completion *c, const struct piece *p, stru
 
 static void put_finish(const struct completion *c, const struct job_view *v, struct buf *b)
 {
-    buf_printf(b, ",\"finish_reason\":\"%s\",\"stop_reason\":",
-               v->finish == FINISH_STOP ? "stop" : "length");
+    buf_printf(b, ",\"finish_reason\":\"%s\",\"stop_reason\":", completion_finish_name(v->finish));
     if (v->finish == FINISH_STOP && v->stop_index >= 0) {
         json_put_string(b, c->stop[v->stop_index], c->stop_len[v->stop_index]);
         return;
@@ -195,5 +194,8 @@ void completion_put_timings(struct request *r, struct buf *b)
     json_put_number(b, r->decode_ms);
     buf_puts(b, ",\"tokens_per_s\":");
     json_put_number(b, r->decode_ms > 0 ? (double)r->completion_tokens * 1e3 / r->decode_ms : 0);
+    if (r->srv->cfg->speculative_tokens > 0)
+        buf_printf(b, ",\"drafted_tokens\":%zu,\"accepted_tokens\":%zu", r->drafted_tokens,
+                   r->accepted_tokens);
     buf_putc(b, '}');
 }

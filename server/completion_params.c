@@ -109,6 +109,13 @@ static int parse_ids(const struct param *p, const json_t *v, void *out, const st
     return 0;
 }
 
+static int parse_logprobs(const struct param *p, const json_t *v, void *out,
+                          const struct param_env *env, struct api_error *e)
+{
+    struct completion *c = out;
+    return param_int(p->name, v, 0, env->logprobs_max, &c->logprobs, e);
+}
+
 static int parse_suffix(const struct param *p, const json_t *v, void *out,
                         const struct param_env *env, struct api_error *e)
 {
@@ -193,7 +200,7 @@ static const struct param table[] = {
     BOOL("stream", stream),
     OWN("stream_options", parse_stream_options),
     BOOL("echo", echo),
-    INT("logprobs", logprobs, 0, 1 << 24),
+    OWN("logprobs", parse_logprobs),
     OWN("logit_bias", parse_bias),
     OWN("seed", parse_seed),
     OWN("suffix", parse_suffix),
@@ -250,9 +257,6 @@ static int check_counts(const struct completion *c, const struct param_env *env,
         return api_fail(e, API_INVALID_VALUE, c->n > 1 || !c->best_of ? "n" : "best_of",
                         "the request asks for %lld completions in total: at most %lld are accepted",
                         (long long)total, (long long)env->max_total_n);
-    if (c->logprobs > env->logprobs_max)
-        return api_fail(e, API_INVALID_VALUE, "logprobs", "'logprobs' is %lld: expected 0 to %lld",
-                        (long long)c->logprobs, (long long)env->logprobs_max);
     if (c->min_tokens > c->max_tokens)
         return api_fail(e, API_INVALID_VALUE, "min_tokens",
                         "'min_tokens' is %lld: expected at most max_tokens, %lld",

@@ -13,6 +13,7 @@
 #include "engine/base/rng.h"
 #include "server/completion.h"
 #include "server/jsonw.h"
+#include "server/served.h"
 
 static void make_prefix(struct request *r, struct completion *c)
 {
@@ -22,7 +23,7 @@ static void make_prefix(struct request *r, struct completion *c)
                "{\"id\":\"%s\",\"object\":\"text_completion\",\"created\":%llu,\"model\":", c->id,
                (unsigned long long)(clock_unix_ms() / 1000));
     json_put_cstring(&b, r->srv->model_id);
-    buf_printf(&b, ",\"system_fingerprint\":\"%s\"", r->srv->fingerprint);
+    buf_printf(&b, ",\"system_fingerprint\":\"%s\"", r->model->fingerprint);
     if (c->truncated) buf_puts(&b, ",\"prompt_truncated\":true");
     c->prefix = buf_take(&b);
 }
@@ -79,6 +80,8 @@ void completions_spec(struct request *r, size_t i, struct job_spec *spec)
     spec->stop_len = c->stop_len;
     spec->n_stop = c->n_stop;
     spec->include_stop = c->include_stop;
+    spec->cache_prompt = c->cache_prompt;
+    spec->cache_salt = c->cache_salt;
     struct sampling *s = &spec->sampling;
     s->temperature = c->temperature;
     s->top_k = c->top_k > 0 ? (int32_t)c->top_k : 0;
@@ -147,13 +150,27 @@ static void put_choices(struct request *r, struct completion *c, struct buf *b)
     free(taken);
 }
 
-void completions_progress(struct request *r)
+bool completions_all_done(struct request *r)
 {
-    struct completion *c = r->task;
     pthread_mutex_lock(&r->lock);
     bool all = r->n_done == r->n_slots;
     pthread_mutex_unlock(&r->lock);
-    if (!all || c->stream) return;
+    return all;
+}
+
+size_t completions_best(struct request *r)
+{
+    size_t per = completion_per_prompt(r->task);
+    bool *taken = mem_calloc(per, sizeof *taken);
+    size_t best = take_best(r, 0, per, taken);
+    free(taken);
+    return best;
+}
+
+void completions_progress(struct request *r)
+{
+    struct completion *c = r->task;
+    if (c->stream || !completions_all_done(r)) return;
     struct buf b = {0};
     buf_puts(&b, c->prefix);
     buf_puts(&b, ",\"choices\":[");

@@ -1,10 +1,11 @@
 /* What the endpoints share between the table of a body and the jobs they make of it. */
 #include "server/env.h"
+#include "server/served.h"
 
 struct param_env env_of(const struct request *r)
 {
     struct server *s = r->srv;
-    struct engine *e = server_engine(s);
+    struct engine *e = r->model->engine;
     const struct engine_info *i = engine_info(e);
     return (struct param_env){
         .tokenizer = engine_tokenizer(e),
@@ -15,7 +16,7 @@ struct param_env env_of(const struct request *r)
         .max_prompts = s->cfg->max_prompts,
         .max_total_n = s->cfg->max_total_n,
         .logprobs_max = s->cfg->logprobs_max,
-        .strict = s->cfg->strict,
+        .strict = s->cfg->strict || r->strict,
     };
 }
 

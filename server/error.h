@@ -17,6 +17,9 @@ enum api_code {
     API_UNKNOWN_PARAMETER,
     API_CONTEXT_LENGTH,
     API_UNSUPPORTED,
+    API_INVALID_KEY,
+    API_SCOPE,
+    API_RATE_LIMIT,
     API_MODEL_NOT_FOUND,
     API_NOT_FOUND,
     API_METHOD_NOT_ALLOWED,
@@ -27,6 +30,8 @@ enum api_code {
     API_SHUTTING_DOWN,
     API_QUEUE_TIMEOUT,
     API_DEADLINE,
+    API_RELOAD_BUSY,
+    API_RELOAD_FAILED,
     API_INTERNAL,
     API_CODES
 };
@@ -52,5 +57,7 @@ bool api_no_retry(enum api_code code);     /* "x-should-retry: false" */
 
 /* api_error_json -- {"error":{"message","type","param","code",...}} */
 void api_error_json(const struct api_error *e, struct buf *out);
+/* api_error_flat_json -- {"error":"message","type","param","code",...}: what KServe's clients read. */
+void api_error_flat_json(const struct api_error *e, struct buf *out);
 
 #endif

@@ -6,6 +6,7 @@
 #include "server/jsonw.h"
 #include "server/metrics.h"
 #include "server/request.h"
+#include "server/served.h"
 
 static void text(struct reply *reply, int status, const char *s)
 {
@@ -19,7 +20,7 @@ static void text(struct reply *reply, int status, const char *s)
 static const char *state_of(struct server *s)
 {
     if (atomic_load(&s->draining)) return "draining";
-    return server_engine(s) ? "ready" : "loading";
+    return atomic_load(&s->loaded) ? "ready" : "loading";
 }
 
 void health_livez(struct request *r, const char *rest, struct reply *reply)
@@ -39,8 +40,7 @@ static void json_state(struct request *r, struct reply *reply, int status)
 {
     struct server *s = r->srv;
     struct engine_stats st = {0};
-    struct engine *e = server_engine(s);
-    if (e) engine_stats(e, &st);
+    served_stats(s, &st);
     reply->ready = true;
     reply->status = status;
     if (status == 503) reply->retry_after_s = 2;
@@ -54,7 +54,7 @@ static void json_state(struct request *r, struct reply *reply, int status)
 void health_startupz(struct request *r, const char *rest, struct reply *reply)
 {
     (void)rest;
-    json_state(r, reply, server_engine(r->srv) ? 200 : 503);
+    json_state(r, reply, r->model ? 200 : 503);
 }
 
 void health_health(struct request *r, const char *rest, struct reply *reply)
@@ -69,7 +69,7 @@ void health_metrics(struct request *r, const char *rest, struct reply *reply)
     reply->ready = true;
     reply->status = 200;
     reply->content_type = "text/plain; version=0.0.4; charset=utf-8";
-    metrics_write(r->srv, &reply->body);
+    metrics_write(r->srv, r->model, &reply->body);
 }
 
 void health_version(struct request *r, const char *rest, struct reply *reply)

@@ -1,18 +1,22 @@
 /* libmicrohttpd's daemon: one thread with epoll. An empty host listens on all addresses, IPv6 and IPv4 in
  * one socket; where the kernel has no IPv6, on IPv4. The connection limit is far above the number of
- * places, so that an overload is answered by us (429) and not by silence. */
+ * places, so that an overload is answered by us (429) and not by silence. Its own timer is used only while an answer is
+ * written: it ends all connections that have waited long enough in one go, during which it does nothing else;
+ * the watcher ends them a few at a time. */
 #include <microhttpd.h>
 #include <netdb.h>
 #include <netinet/in.h>
-#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 
+#include "server/framing.h"
 #include "server/handler.h"
 #include "server/server.h"
+#include "server/tls.h"
+#include "server/watcher.h"
 
 static void mhd_log(void *arg, const char *fmt, va_list ap)
 {
@@ -21,6 +25,21 @@ static void mhd_log(void *arg, const char *fmt, va_list ap)
     vsnprintf(line, sizeof line, fmt, ap);
     line[strcspn(line, "\r\n")] = 0;
     log_at(log, LOG_DEBUG, "libmicrohttpd", LOG_S("text", line));
+}
+
+static void on_connection(void *arg, struct MHD_Connection *conn, void **context,
+                          enum MHD_ConnectionNotificationCode code)
+{
+    struct server *s = arg;
+    if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+        const union MHD_ConnectionInfo *i =
+            MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CONNECTION_FD);
+        if (s->tls) tls_on_connection(s->tls, conn);
+        *context = i ? watcher_opened(s->watcher, i->connect_fd) : NULL;
+    } else if (*context) {
+        watcher_closed(s->watcher, *context);
+        *context = NULL;
+    }
 }
 
 static void raise_fd_limit(const struct server *s)
@@ -37,15 +56,19 @@ static void raise_fd_limit(const struct server *s)
 static struct MHD_Daemon *start(struct server *s, unsigned flags, const struct sockaddr *addr)
 {
     const struct config *c = s->cfg;
-    unsigned idle = c->idle_timeout_s > 0 ? (unsigned)ceil(c->idle_timeout_s) : 0;
+    static const struct MHD_OptionItem plain[] = {{MHD_OPTION_END, 0, NULL}};
+    if (s->tls) flags |= MHD_USE_TLS;
     flags |= MHD_USE_AUTO_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
     return MHD_start_daemon(
         flags, (uint16_t)c->port, NULL, NULL, handler_access, s, MHD_OPTION_EXTERNAL_LOGGER,
         mhd_log, s->log, MHD_OPTION_NOTIFY_COMPLETED, handler_completed, s,
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)c->max_connections, MHD_OPTION_CONNECTION_TIMEOUT,
-        idle, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)65536, MHD_OPTION_LISTEN_BACKLOG_SIZE,
-        1024u, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
-        addr ? MHD_OPTION_SOCK_ADDR : MHD_OPTION_END, addr, MHD_OPTION_END);
+        0u, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)65536, MHD_OPTION_LISTEN_BACKLOG_SIZE,
+        1024u, MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_ARRAY,
+        s->tls ? tls_options(s->tls) : plain, MHD_OPTION_PER_IP_CONNECTION_LIMIT,
+        (unsigned)c->max_connections_per_address, MHD_OPTION_UNESCAPE_CALLBACK, framing_unescape,
+        NULL, MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1, addr ? MHD_OPTION_SOCK_ADDR : MHD_OPTION_END,
+        addr, MHD_OPTION_END);
 }
 
 static int start_at(struct server *s, const char *host, struct err *err)
@@ -77,7 +100,8 @@ int http_start(struct server *s, struct err *err)
                        any ? "*" : host, (long long)s->cfg->port);
     const union MHD_DaemonInfo *info = MHD_get_daemon_info(s->http, MHD_DAEMON_INFO_BIND_PORT);
     log_at(s->log, LOG_INFO, "listening", LOG_S("host", any ? "*" : host),
-           LOG_I("port", info ? info->port : s->cfg->port));
+           LOG_I("port", info ? info->port : s->cfg->port),
+           LOG_S("scheme", s->tls ? "https" : "http"));
     return 0;
 }
 

@@ -15,15 +15,39 @@
 #include "server/metrics.h"
 #include "server/params.h"
 #include "server/worker.h"
+#include "server/served.h"
+
+static size_t most_outstanding(const struct request *r)
+{
+    return 2 * (size_t)r->srv->cfg->max_batch;
+}
+
+static void init(struct request *r, size_t n, size_t room)
+{
+    pthread_mutex_lock(&r->lock);
+    r->slots = mem_calloc(room, sizeof *r->slots);
+    r->n_slots = n;
+    r->n_room = room;
+    for (size_t i = 0; i < room; i++)
+        r->slots[i].r = r;
+    pthread_mutex_unlock(&r->lock);
+}
 
 void jobs_init(struct request *r, size_t n)
 {
-    pthread_mutex_lock(&r->lock);
-    r->slots = mem_calloc(n, sizeof *r->slots);
-    r->n_slots = n;
-    for (size_t i = 0; i < n; i++)
-        r->slots[i].r = r;
-    pthread_mutex_unlock(&r->lock);
+    init(r, n, n);
+}
+
+/* Twice what may be outstanding: those that end before the next in turn wait for it in their slots. */
+void jobs_init_in_turn(struct request *r, size_t n)
+{
+    size_t room = 2 * most_outstanding(r);
+    init(r, n, n < room ? n : room);
+}
+
+struct slot *jobs_slot(const struct request *r, size_t i)
+{
+    return &r->slots[i % r->n_room];
 }
 
 static void observe_tokens(struct request *r, struct slot *sl, const struct job_view *v)
@@ -105,9 +129,10 @@ static void on_job(void *arg)
 /* One job; 1 = submitted, 0 = not now, -1 = failed. */
 static int feed_one(struct request *r, struct api_error *e)
 {
-    size_t most = 2 * (size_t)r->srv->cfg->max_batch;
-    if (r->cancel != CANCEL_NONE || r->next_slot == r->n_slots || r->outstanding >= most) return 0;
-    struct slot *sl = &r->slots[r->next_slot];
+    if (r->cancel != CANCEL_NONE || r->next_slot == r->n_slots ||
+        r->outstanding >= most_outstanding(r) || r->next_slot - r->n_dropped == r->n_room)
+        return 0;
+    struct slot *sl = jobs_slot(r, r->next_slot);
     struct job_spec spec;
     job_spec_default(&spec);
     r->route->spec(r, r->next_slot, &spec);
@@ -118,7 +143,7 @@ static int feed_one(struct request *r, struct api_error *e)
     spec.notify_arg = sl;
     struct err err = {0};
     request_ref(r);
-    int rc = engine_submit(server_engine(r->srv), &spec, &sl->job, &err);
+    int rc = engine_submit(r->model->engine, &spec, &sl->job, &err);
     if (rc == 0) {
         r->next_slot++;
         r->outstanding++;
@@ -172,10 +197,12 @@ void jobs_work(struct request *r)
     pthread_mutex_lock(&r->lock);
     bool first = !r->started, cancelled = r->cancel != CANCEL_NONE,
          bad = r->bad_finish != FINISH_NONE;
+    /* Answered: the last jobs' wake-ups may bring it here once more, when it is the HTTP thread's. */
+    bool over = cancelled || r->reply.ready;
     r->started = true;
     if (cancelled && first) request_release_place_locked(r);
     pthread_mutex_unlock(&r->lock);
-    if (cancelled) return;
+    if (over) return;
     if (first) {
         if (parse_and_start(r, &e)) request_fail(r, &e);
         return;
@@ -185,10 +212,12 @@ void jobs_work(struct request *r)
         request_fail(r, &e);
         return;
     }
-    if (jobs_feed(r, &e))
-        request_fail(r, &e);
-    else
+    int rc = jobs_feed(r, &e);
+    if (rc == 0) {
         r->route->progress(r);
+        rc = jobs_feed(r, &e); /* into slots that it has emptied: nothing else may bring us back */
+    }
+    if (rc) request_fail(r, &e);
 }
 
 /* Times of a request are those of its jobs together: first submission to first admission, and so on.
@@ -199,6 +228,8 @@ static void account_one(struct request *r, const struct job *job)
     struct job_view v;
     job_view(job, &v);
     r->completion_tokens += v.done ? v.completion_tokens : v.n_tokens;
+    r->drafted_tokens += v.drafted_tokens;
+    r->accepted_tokens += v.accepted_tokens;
     if (v.submitted_ns && (!t->submitted || v.submitted_ns < t->submitted))
         t->submitted = v.submitted_ns;
     if (v.admitted_ns && (!t->admitted || v.admitted_ns < t->admitted)) t->admitted = v.admitted_ns;
@@ -210,11 +241,13 @@ static void account_one(struct request *r, const struct job *job)
     r->decode_ms = seconds_between(first, t->last) * 1e3;
 }
 
-void jobs_drop(struct request *r, size_t i)
+void jobs_drop(struct request *r)
 {
     pthread_mutex_lock(&r->lock);
-    struct job *job = r->slots[i].job;
-    r->slots[i].job = NULL;
+    struct slot *sl = jobs_slot(r, r->n_dropped++);
+    struct job *job = sl->job;
+    BUG_ON(!sl->done);
+    *sl = (struct slot){.r = r}; /* its last notification has been: it was `done` that set it */
     account_one(r, job);
     pthread_mutex_unlock(&r->lock);
     job_unref(job);
@@ -222,7 +255,7 @@ void jobs_drop(struct request *r, size_t i)
 
 void jobs_account(struct request *r)
 {
-    r->completion_tokens = 0;
-    for (size_t i = 0; i < r->next_slot; i++)
-        if (r->slots[i].job) account_one(r, r->slots[i].job);
+    r->completion_tokens = r->drafted_tokens = r->accepted_tokens = 0;
+    for (size_t i = r->n_dropped; i < r->next_slot; i++)
+        account_one(r, jobs_slot(r, i)->job);
 }

@@ -8,6 +8,7 @@
 #include "engine/base/mem.h"
 #include "server/env.h"
 #include "server/jsonw.h"
+#include "server/served.h"
 
 struct pair {
     struct tokens ids; /* context, then continuation */
@@ -18,16 +19,20 @@ struct loglikelihood {
     struct pair *pairs;
     size_t n;
     double timeout_s;
+    bool cache_prompt;
+    char *cache_salt;
 };
 
 static int ids_pair(const char *name, const json_t *context, const json_t *continuation,
                     const struct param_env *env, struct pair *p, struct api_error *e)
 {
-    (void)name;
-    if (param_ids("requests.context", context, env, &p->ids, e)) return -1;
+    char at[64];
+    snprintf(at, sizeof at, "%s.context", name);
+    if (param_ids(at, context, env, &p->ids, e)) return -1;
     if (p->ids.n == 0) tokens_push(&p->ids, env->eos);
     p->context = p->ids.n;
-    return param_ids("requests.continuation", continuation, env, &p->ids, e);
+    snprintf(at, sizeof at, "%s.continuation", name);
+    return param_ids(at, continuation, env, &p->ids, e);
 }
 
 static int parse_pair(const json_t *v, size_t i, const struct param_env *env, struct pair *p,
@@ -39,6 +44,14 @@ static int parse_pair(const json_t *v, size_t i, const struct param_env *env, st
         return api_fail(e, API_INVALID_TYPE, name,
                         "'%s' is %s: expected {\"context\": ..., \"continuation\": ...}", name,
                         param_kind(v));
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)(uintptr_t)v, key, value)
+    {
+        if (env->strict && strcmp(key, "context") != 0 && strcmp(key, "continuation") != 0)
+            return api_fail(e, API_UNKNOWN_PARAMETER, name, "'%s' has the unknown field '%.100s'",
+                            name, key);
+    }
     const json_t *context = json_object_get(v, "context");
     const json_t *continuation = json_object_get(v, "continuation");
     if (!context || !continuation)
@@ -93,6 +106,12 @@ static int parse_requests(const struct param *p, const json_t *v, void *out,
 static const struct param table[] = {
     {.name = "model", .type = PARAM_CUSTOM, .parse = param_model},
     {.name = "requests", .type = PARAM_CUSTOM, .parse = parse_requests},
+    {.name = "cache_prompt",
+     .type = PARAM_BOOL,
+     .offset = offsetof(struct loglikelihood, cache_prompt)},
+    {.name = "cache_salt",
+     .type = PARAM_STRING,
+     .offset = offsetof(struct loglikelihood, cache_salt)},
     {.name = "timeout_s",
      .type = PARAM_NUMBER,
      .min = 0,
@@ -107,6 +126,7 @@ void loglikelihood_release(void *task)
     for (size_t i = 0; i < l->n; i++)
         tokens_release(&l->pairs[i].ids);
     free(l->pairs);
+    free(l->cache_salt);
     free(l);
 }
 
@@ -114,6 +134,7 @@ int loglikelihood_start(struct request *r, const json_t *body, struct api_error 
 {
     struct param_env env = env_of(r);
     struct loglikelihood *l = mem_calloc(1, sizeof *l);
+    l->cache_prompt = true;
     int rc = params_parse(body, table, sizeof table / sizeof *table, l, &env, e);
     if (rc == 0 && l->n == 0)
         rc =
@@ -131,11 +152,14 @@ int loglikelihood_start(struct request *r, const json_t *body, struct api_error 
 
 void loglikelihood_spec(struct request *r, size_t i, struct job_spec *spec)
 {
-    const struct pair *p = &((struct loglikelihood *)r->task)->pairs[i];
+    const struct loglikelihood *l = r->task;
+    const struct pair *p = &l->pairs[i];
     spec->tokens = p->ids.ids;
     spec->n_tokens = p->ids.n;
     spec->max_tokens = 0;
     spec->score_from = p->context;
+    spec->cache_prompt = l->cache_prompt;
+    spec->cache_salt = l->cache_salt;
 }
 
 static void put_result(const struct pair *p, const struct job *job, struct buf *b)
@@ -171,7 +195,7 @@ void loglikelihood_progress(struct request *r)
     size_t tokens = 0;
     buf_puts(&b, "{\"object\":\"loglikelihood\",\"model\":");
     json_put_cstring(&b, r->srv->model_id);
-    buf_printf(&b, ",\"system_fingerprint\":\"%s\",\"results\":[", r->srv->fingerprint);
+    buf_printf(&b, ",\"system_fingerprint\":\"%s\",\"results\":[", r->model->fingerprint);
     for (size_t i = 0; i < l->n; i++) {
         if (i) buf_putc(&b, ',');
         put_result(&l->pairs[i], r->slots[i].job, &b);

@@ -23,8 +23,8 @@
 #define MAX_BUCKETS 16
 #define MAX_PLANS 16 /* different ones; a model has one or two per shape */
 
-static const int codes[] = {200, 204, 400, 401, 403, 404, 405, 408,
-                            413, 429, 499, 500, 503, 504, 0};
+static const int codes[] = {200, 204, 304, 400, 401, 403, 404, 405,
+                            408, 413, 429, 499, 500, 503, 504, 0};
 #define N_CODES (sizeof codes / sizeof *codes)
 static const char *const methods[] = {"GET", "HEAD", "POST", "OPTIONS", "other"};
 #define N_METHODS (sizeof methods / sizeof *methods)
@@ -37,7 +37,7 @@ struct hist {
 /* A way in which TTM layers are applied, and the steps in which one was. */
 struct plan_steps {
     char text[sizeof((struct ttm_info *)0)->plan[0]];
-    bool role[2]; /* decode, prefill */
+    atomic_bool role[2]; /* decode, prefill; of the current model */
     atomic_ullong steps;
 };
 
@@ -49,7 +49,7 @@ struct metrics {
     atomic_ullong cancelled[PHASE_COUNT][CAUSE_COUNT];
     struct hist hist[HIST_COUNT];
     struct plan_steps plans[MAX_PLANS];
-    atomic_int n_plans; /* written once, by the loader */
+    atomic_int n_plans; /* grows with the models that the loader loads */
 };
 
 static const double slow_s[] = {0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1,
@@ -83,7 +83,8 @@ static const struct {
 };
 static const char *const outcomes[] = {"ok",      "invalid",  "cancelled",
                                        "timeout", "rejected", "failed"};
-static const char *const rejects[] = {"queue_full", "loading", "shutting_down", "too_large"};
+static const char *const rejects[] = {"queue_full",    "bodies_full", "loading",
+                                      "shutting_down", "too_large",   "rate_limit"};
 static const char *const phases[] = {"upload", "queued", "prefill", "decode"};
 static const char *const causes[] = {"disconnect", "deadline", "queue_timeout", "shutdown"};
 
@@ -157,12 +158,15 @@ static void add_plan(struct metrics *m, int *n, const char *text, int role)
         at++;
     if (at == MAX_PLANS) return;
     if (at == *n) snprintf(m->plans[(*n)++].text, sizeof m->plans[at].text, "%s", text);
-    m->plans[at].role[role] = true;
+    atomic_store(&m->plans[at].role[role], true);
 }
 
 void metrics_set_plans(struct metrics *m, const struct engine_info *i)
 {
-    int n = 0;
+    int n = atomic_load(&m->n_plans);
+    for (int k = 0; k < n; k++)
+        for (int r = 0; r < 2; r++)
+            atomic_store(&m->plans[k].role[r], false);
     for (int k = 0; k < i->n_ttm; k++)
         for (int r = 0; r < 2; r++)
             add_plan(m, &n, i->ttm[k].plan[r], r);
@@ -301,9 +305,9 @@ static void write_plans(struct metrics *m, struct buf *b)
     buf_release(&l);
 }
 
-void metrics_write(struct server *s, struct buf *out)
+void metrics_write(struct server *s, const struct served *m, struct buf *out)
 {
-    metrics_write_server(s, out);
+    metrics_write_server(s, m, out);
     write_http(s->metrics, out);
     write_requests(s->metrics, out);
     write_hists(s->metrics, out);

@@ -8,6 +8,7 @@
 
 /* Counters and histograms of the daemon, and their text for Prometheus. Everything is atomic: any thread
  * counts without a lock, and reading never waits. */
+struct served;
 struct server;
 struct metrics;
 
@@ -36,9 +37,11 @@ enum metric_outcome {
 };
 enum metric_reject {
     REJECT_QUEUE_FULL,
+    REJECT_BODIES_FULL,
     REJECT_LOADING,
     REJECT_SHUTTING_DOWN,
     REJECT_TOO_LARGE,
+    REJECT_RATE_LIMIT,
     REJECT_COUNT
 };
 enum metric_phase { PHASE_UPLOAD, PHASE_QUEUED, PHASE_PREFILL, PHASE_DECODE, PHASE_COUNT };
@@ -64,7 +67,7 @@ void metrics_cancel(struct metrics *m, enum metric_phase p, enum metric_cause c)
 void metrics_set_plans(struct metrics *m, const struct engine_info *i);
 void metrics_step(void *m, const struct engine_step_info *i); /* for engine_set_on_step() */
 
-/* metrics_write -- the page of /metrics. */
-void metrics_write(struct server *s, struct buf *out);
+/* metrics_write -- the page of /metrics; m is the current model, NULL while there is none. */
+void metrics_write(struct server *s, const struct served *m, struct buf *out);
 
 #endif

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "engine/base/version.h"
+#include "server/served.h"
 #include "server/server.h"
 
 void metric_head(struct buf *b, const char *name, const char *type, const char *help)
@@ -48,7 +49,7 @@ static void counter(struct buf *b, const char *name, const char *help, double v)
     metric_sample(b, name, "", "", v);
 }
 
-static void write_info(struct server *s, struct engine *e, struct buf *b)
+static void write_info(struct server *s, const struct served *m, struct buf *b)
 {
     struct buf l = {0};
     metric_label(&l, "version", TTMD_VERSION);
@@ -57,27 +58,27 @@ static void write_info(struct server *s, struct engine *e, struct buf *b)
     metric_sample(b, "build_info", "", l.data, 1);
     buf_clear(&l);
     metric_label(&l, "model", s->model_id);
-    if (e) {
-        const struct engine_info *i = engine_info(e);
-        metric_label(&l, "fingerprint", s->fingerprint);
+    if (m) {
+        const struct engine_info *i = engine_info(m->engine);
+        metric_label(&l, "fingerprint", m->fingerprint);
         metric_label(&l, "dtype", i->dtype);
         metric_label(&l, "kv_dtype", i->kv_dtype);
         metric_label(&l, "kernels", i->kernels);
         metric_label(&l, "blas_core", i->blas_core);
     }
     metric_head(b, "model_info", "gauge", "1 once the model is loaded; what it is in the labels.");
-    metric_sample(b, "model_info", "", l.data, e ? 1 : 0);
+    metric_sample(b, "model_info", "", l.data, m ? 1 : 0);
     buf_release(&l);
 }
 
-static void write_engine(struct server *s, struct engine *e, struct buf *b)
+static void write_engine(struct server *s, const struct served *m, struct buf *b)
 {
     struct engine_stats st = {0};
     struct engine_info none = {0};
-    const struct engine_info *i = e ? engine_info(e) : &none;
-    if (e) engine_stats(e, &st);
+    const struct engine_info *i = m ? engine_info(m->engine) : &none;
+    served_stats(s, &st);
     gauge(b, "threads", "Compute threads.",
-          e ? i->threads : cpu_threads(&s->cpu, (int)s->cfg->threads));
+          m ? i->threads : cpu_threads(&s->cpu, (int)s->cfg->threads));
     gauge(b, "model_weight_bytes", "Memory of the weights.", (double)i->weight_bytes);
     gauge(b, "requests_running", "Sequences being computed.", st.running);
     gauge(b, "requests_waiting", "Sequences waiting for a place in the batch.", st.waiting);
@@ -87,20 +88,31 @@ static void write_engine(struct server *s, struct engine *e, struct buf *b)
                   (double)st.prompt_tokens_computed);
     metric_sample(b, "prompt_tokens_total", "", "source=\"cached\"",
                   (double)st.prompt_tokens_cached);
+    counter(b, "prefix_cache_lookup_tokens_total", "Prompt tokens looked for in the prefix cache.",
+            (double)st.prefix_lookup_tokens);
+    counter(b, "prefix_cache_hit_tokens_total", "Prompt tokens found in the prefix cache.",
+            (double)st.prompt_tokens_cached);
+    gauge(b, "prefix_cache_bytes", "Key-value memory that only the prefix cache holds.",
+          (double)st.prefix_cached_blocks * (double)i->kv_block_bytes);
+    gauge(b, "prefix_cache_limit_bytes", "Most that it may hold; 0: it is off.",
+          (double)i->prefix_cache_bytes);
+    counter(b, "speculative_drafted_tokens_total", "Tokens guessed ahead and checked.",
+            (double)st.drafted_tokens);
+    counter(b, "speculative_accepted_tokens_total", "Tokens guessed ahead that were right.",
+            (double)st.accepted_tokens);
     counter(b, "generated_tokens_total", "Tokens generated.", (double)st.generated_tokens);
     counter(b, "scored_tokens_total", "Prompt tokens scored.", (double)st.scored_tokens);
     counter(b, "engine_steps_total", "Steps of the engine.", (double)st.steps);
     gauge(b, "kv_cache_bytes", "Memory of the key-value cache.", (double)i->kv_bytes);
-    gauge(b, "kv_cache_used_ratio", "Part of the key-value cache in use, 0 to 1.",
+    gauge(b, "kv_cache_used_ratio", "Part of the key-value cache in use by requests, 0 to 1.",
           st.kv_blocks > 0 ? (double)st.kv_blocks_used / st.kv_blocks : 0);
 }
 
-void metrics_write_server(struct server *s, struct buf *b)
+void metrics_write_server(struct server *s, const struct served *m, struct buf *b)
 {
-    struct engine *e = server_engine(s);
     const union MHD_DaemonInfo *n =
         s->http ? MHD_get_daemon_info(s->http, MHD_DAEMON_INFO_CURRENT_CONNECTIONS) : NULL;
-    write_info(s, e, b);
+    write_info(s, m, b);
     gauge(b, "ready", "1 while requests are served.", server_ready(s));
     gauge(b, "draining", "1 from the signal to stop.", atomic_load(&s->draining));
     gauge(b, "load_progress_ratio", "Progress of loading the model, 0 to 1.",
@@ -113,7 +125,12 @@ void metrics_write_server(struct server *s, struct buf *b)
     gauge(b, "queue_capacity", "Requests that may be in flight; one more is refused with 429.",
           s->max_places);
     gauge(b, "requests_in_flight", "POST requests that hold a place.", atomic_load(&s->places));
-    write_engine(s, e, b);
+    gauge(b, "buffered_body_bytes",
+          "Bodies of requests in flight, the first 16 KiB of each not counted.",
+          (double)atomic_load(&s->body_bytes));
+    gauge(b, "buffered_body_limit_bytes", "Most that they may have; more are refused with 429.",
+          (double)s->max_bodies_bytes);
+    write_engine(s, m, b);
 }
 
 static int open_fds(void)

@@ -13,7 +13,9 @@ void metric_sample(struct buf *b, const char *name, const char *suffix, const ch
 /* metric_label -- append key="value" with the value escaped. */
 void metric_label(struct buf *b, const char *key, const char *value);
 
-void metrics_write_server(struct server *s, struct buf *b); /* state, engine, model */
-void metrics_write_process(struct buf *b);                  /* process_* */
+struct served;
+void metrics_write_server(struct server *s, const struct served *m,
+                          struct buf *b);  /* state, engine, model */
+void metrics_write_process(struct buf *b); /* process_* */
 
 #endif

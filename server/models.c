@@ -2,7 +2,9 @@
 #include <string.h>
 
 #include "server/jsonw.h"
+#include "server/params.h"
 #include "server/request.h"
+#include "server/served.h"
 
 /* What TTM layers save, whole model against whole model. */
 static void put_compression(const struct engine_info *i, struct buf *b)
@@ -36,9 +38,10 @@ static void put_layers(const struct engine_info *i, struct buf *b)
     buf_putc(b, ']');
 }
 
-static void put_model(struct server *s, struct buf *b, bool layers)
+static void put_model(const struct request *r, struct buf *b, bool layers)
 {
-    const struct engine_info *i = engine_info(server_engine(s));
+    const struct server *s = r->srv;
+    const struct engine_info *i = engine_info(r->model->engine);
     buf_puts(b, "{\"id\":");
     json_put_cstring(b, s->model_id);
     buf_printf(b, ",\"object\":\"model\",\"created\":%llu,\"owned_by\":\"ttmd\",\"root\":",
@@ -46,10 +49,13 @@ static void put_model(struct server *s, struct buf *b, bool layers)
     json_put_cstring(b, s->model_id);
     buf_printf(b,
                ",\"parent\":null,\"max_model_len\":%d,\"meta\":{\"n_params\":%zu,\"n_layer\":%d,"
-               "\"n_head\":%d,\"n_embd\":%d,\"n_ctx\":%d,\"vocab_size\":%d,\"dtype\":\"%s\","
-               "\"kv_dtype\":\"%s\",\"weight_bytes\":%zu,\"fingerprint\":\"%s\"",
-               i->n_ctx, i->n_params, i->n_layer, i->n_head, i->n_embd, i->n_ctx, i->vocab_size,
-               i->dtype, i->kv_dtype, i->weight_bytes, s->fingerprint);
+               "\"n_head\":%d,\"n_embd\":%d,\"n_inner\":%d,\"n_ctx\":%d,\"vocab_size\":%d,"
+               "\"dtype\":\"%s\",\"kv_dtype\":\"%s\",\"weight_bytes\":%zu,\"kv_bytes\":%zu,"
+               "\"max_batch\":%d,\"threads\":%d,\"kernels\":\"%s\",\"load_seconds\":%.6g,"
+               "\"fingerprint\":\"%s\"",
+               i->n_ctx, i->n_params, i->n_layer, i->n_head, i->n_embd, i->n_inner, i->n_ctx,
+               i->vocab_size, i->dtype, i->kv_dtype, i->weight_bytes, i->kv_bytes, i->max_batch,
+               i->threads, i->kernels, i->load_seconds, r->model->fingerprint);
     put_compression(i, b);
     if (layers) put_layers(i, b);
     buf_puts(b, "}}");
@@ -61,21 +67,18 @@ void models_list(struct request *r, const char *rest, struct reply *reply)
     reply->ready = true;
     reply->status = 200;
     buf_puts(&reply->body, "{\"object\":\"list\",\"data\":[");
-    put_model(r->srv, &reply->body, false);
+    put_model(r, &reply->body, false);
     buf_puts(&reply->body, "]}");
 }
 
 void models_one(struct request *r, const char *rest, struct reply *reply)
 {
-    if (strcmp(rest, r->srv->model_id) != 0) {
-        struct api_error e = {0};
-        api_fail(&e, API_MODEL_NOT_FOUND, "model",
-                 "the model '%.200s' does not exist: this server has '%.200s'", rest,
-                 r->srv->model_id);
-        reply_error(reply, &e);
+    struct api_error e = {0};
+    if (model_named("model", rest, r->srv->model_id, &e)) {
+        reply_error(r, reply, &e);
         return;
     }
     reply->ready = true;
     reply->status = 200;
-    put_model(r->srv, &reply->body, true);
+    put_model(r, &reply->body, true);
 }

@@ -32,6 +32,19 @@ const char *param_kind(const json_t *v)
     return "?";
 }
 
+const char *param_text(const char *name, const json_t *v, const char *expected, struct api_error *e)
+{
+    if (!json_is_string(v))
+        api_fail(e, API_INVALID_TYPE, name, "'%s' is %s: expected %s", name, param_kind(v),
+                 expected);
+    else if (strlen(json_string_value(v)) != json_string_length(v))
+        api_fail(e, API_INVALID_VALUE, name, "'%s' holds the character NUL: expected %s", name,
+                 expected);
+    else
+        return json_string_value(v);
+    return NULL;
+}
+
 int param_int(const char *name, const json_t *v, int64_t min, int64_t max, int64_t *out,
               struct api_error *e)
 {
@@ -82,6 +95,7 @@ static int parse_one(const struct param *p, const json_t *v, char *base,
                      const struct param_env *env, struct api_error *e)
 {
     void *at = base + p->offset;
+    const char *text;
     switch (p->type) {
     case PARAM_BOOL:
         if (!json_is_boolean(v))
@@ -94,11 +108,10 @@ static int parse_one(const struct param *p, const json_t *v, char *base,
     case PARAM_NUMBER:
         return parse_number(p, v, at, e);
     case PARAM_STRING:
-        if (!json_is_string(v))
-            return api_fail(e, API_INVALID_TYPE, p->name, "'%s' is %s: expected a string", p->name,
-                            param_kind(v));
+        text = param_text(p->name, v, "a string", e);
+        if (!text) return -1;
         free(*(char **)at);
-        *(char **)at = mem_strdup(json_string_value(v));
+        *(char **)at = mem_strdup(text);
         return 0;
     case PARAM_CUSTOM:
         return p->parse(p, v, base, env, e);
@@ -213,16 +226,17 @@ void prompts_release(struct prompts *p)
     *p = (struct prompts){0};
 }
 
+int model_named(const char *param, const char *asked, const char *served, struct api_error *e)
+{
+    if (strcmp(asked, served) == 0) return 0;
+    return api_fail(e, API_MODEL_NOT_FOUND, param,
+                    "the model '%.200s' does not exist: this server has '%.200s'", asked, served);
+}
+
 int param_model(const struct param *p, const json_t *v, void *out, const struct param_env *env,
                 struct api_error *e)
 {
     (void)out;
-    if (!json_is_string(v))
-        return api_fail(e, API_INVALID_TYPE, p->name, "'%s' is %s: expected a string", p->name,
-                        param_kind(v));
-    if (strcmp(json_string_value(v), env->model_id) != 0)
-        return api_fail(e, API_MODEL_NOT_FOUND, p->name,
-                        "the model '%.200s' does not exist: this server has '%.200s'",
-                        json_string_value(v), env->model_id);
-    return 0;
+    const char *name = param_text(p->name, v, "the name of a model", e);
+    return name ? model_named(p->name, name, env->model_id, e) : -1;
 }

@@ -42,6 +42,10 @@ int params_parse(const json_t *body, const struct param *table, size_t n, void *
 int param_int(const char *name, const json_t *v, int64_t min, int64_t max, int64_t *out,
               struct api_error *e);
 const char *param_kind(const json_t *v); /* "a string", for messages */
+/* param_text -- v as a C string, which holds no NUL: a name, not a text for the model, which may. NULL with `e` set
+ * for anything else; `expected` is what for people, "a string". */
+const char *param_text(const char *name, const json_t *v, const char *expected,
+                       struct api_error *e);
 
 /* param_ids -- a non-empty array of token ids, appended to *out. `name` may be "prompt[3]". */
 int param_ids(const char *name, const json_t *v, const struct param_env *env, struct tokens *out,
@@ -60,8 +64,12 @@ void prompts_release(struct prompts *p);
 int param_model(const struct param *p, const json_t *v, void *out, const struct param_env *env,
                 struct api_error *e); /* 404 for another model; stores nothing */
 
-/* body_parse -- JSON text to a tree: refuses NUL bytes and nesting beyond 64 levels before
- * the parser sees them. The result is an object; NULL with `e` set otherwise. */
+/* model_named -- 0 when `asked` is the model that is served, else -1 with the 404. */
+int model_named(const char *param, const char *asked, const char *served, struct api_error *e);
+
+/* body_parse -- JSON text to a tree: refuses NUL bytes and nesting beyond 64 levels before the parser sees
+ * them. Strings may hold NUL, written "\u0000": their length is json_string_length(). The result is an object;
+ * NULL with `e` set otherwise. */
 json_t *body_parse(const char *text, size_t len, struct api_error *e);
 
 #endif

@@ -9,6 +9,7 @@
 #include "engine/base/mem.h"
 #include "server/env.h"
 #include "server/jsonw.h"
+#include "server/served.h"
 
 struct text_sums {
     size_t bytes, words, windows, first_slot;
@@ -26,7 +27,6 @@ struct perplexity {
     int32_t bos_id;
     int32_t *with_bos;       /* scratch for a window behind a bos; owned */
     struct text_sums *texts; /* (input.n) */
-    size_t taken;            /* slots added to the sums */
 };
 
 static int parse_input(const struct param *p, const json_t *v, void *out,
@@ -36,15 +36,21 @@ static int parse_input(const struct param *p, const json_t *v, void *out,
     return param_prompts(p->name, v, env, true, &x->input, e);
 }
 
+/* A window, or a stride of windows, is at most a context. */
+static int parse_width(const struct param *p, const json_t *v, void *out,
+                       const struct param_env *env, struct api_error *e)
+{
+    int64_t *at = (int64_t *)(void *)((char *)out + p->offset);
+    return param_int(p->name, v, (int64_t)p->min, (int64_t)env->n_ctx, at, e);
+}
+
 static int parse_prefix(const struct param *p, const json_t *v, void *out,
                         const struct param_env *env, struct api_error *e)
 {
     (void)env;
     struct perplexity *x = out;
-    const char *s = json_string_value(v);
-    if (!s)
-        return api_fail(e, API_INVALID_TYPE, p->name,
-                        "'prefix' is %s: expected \"none\" or \"bos\"", param_kind(v));
+    const char *s = param_text(p->name, v, "\"none\" or \"bos\"", e);
+    if (!s) return -1;
     x->bos = strcmp(s, "bos") == 0;
     if (!x->bos && strcmp(s, "none") != 0)
         return api_fail(e, API_INVALID_VALUE, p->name,
@@ -56,8 +62,8 @@ static int parse_prefix(const struct param *p, const json_t *v, void *out,
 static const struct param table[] = {
     {.name = "model", .type = PARAM_CUSTOM, .parse = param_model},
     {.name = "input", .type = PARAM_CUSTOM, .parse = parse_input},
-    {.name = "window", .type = PARAM_INT, .min = 2, .max = 1 << 24, AT(window)},
-    {.name = "stride", .type = PARAM_INT, .min = 1, .max = 1 << 24, AT(stride)},
+    {.name = "window", .type = PARAM_CUSTOM, .parse = parse_width, .min = 2, AT(window)},
+    {.name = "stride", .type = PARAM_CUSTOM, .parse = parse_width, .min = 1, AT(stride)},
     {.name = "prefix", .type = PARAM_CUSTOM, .parse = parse_prefix},
     {.name = "per_token", .type = PARAM_BOOL, AT(per_token)},
     {.name = "stream", .type = PARAM_BOOL, AT(stream)},
@@ -75,10 +81,6 @@ static int check(struct perplexity *x, const struct param_env *env, struct api_e
     if (!x->input.list)
         return api_fail(e, API_MISSING_PARAMETER, "input",
                         "'input' is missing: expected a text, token ids, or an array of either");
-    if (x->window > (int64_t)env->n_ctx)
-        return api_fail(e, API_INVALID_VALUE, "window",
-                        "'window' is %lld: expected at most n_ctx, %zu", (long long)x->window,
-                        env->n_ctx);
     if (x->window == 0) x->window = (int64_t)env->n_ctx;
     if (x->stride > x->window)
         return api_fail(e, API_INVALID_VALUE, "stride",
@@ -156,6 +158,7 @@ void perplexity_spec(struct request *r, size_t i, struct job_spec *spec)
     spec->tokens = ids + w.begin;
     spec->n_tokens = n;
     spec->score_from = w.score - w.begin;
+    spec->cache_prompt = false; /* windows begin anywhere in a text: none is another's prefix */
     if (!w.bos) return;
     x->with_bos[0] = x->bos_id;
     memcpy(x->with_bos + 1, ids + w.begin, n * sizeof *ids);
@@ -170,7 +173,7 @@ static void take_window(struct request *r, struct perplexity *x, size_t i)
     size_t k;
     window_of(x, i, &w, &k);
     struct text_sums *t = &x->texts[k];
-    const struct job_token *scored = job_prompt(r->slots[i].job) + (w.bos ? 1 : 0);
+    const struct job_token *scored = job_prompt(jobs_slot(r, i)->job) + (w.bos ? 1 : 0);
     for (size_t at = w.score; at < w.end; at++) {
         float lp = scored[at - w.begin].logprob;
         ppl_add(&t->sums, lp);
@@ -232,7 +235,7 @@ static void put_answer(struct request *r, const struct perplexity *x, struct buf
     buf_printf(b,
                ",\"system_fingerprint\":\"%s\",\"window\":%lld,\"stride\":%lld,\"prefix\":\"%s\","
                "\"results\":[",
-               r->srv->fingerprint, (long long)x->window, (long long)x->stride,
+               r->model->fingerprint, (long long)x->window, (long long)x->stride,
                x->bos ? "bos" : "none");
     for (size_t i = 0; i < x->input.n; i++) {
         const struct text_sums *t = &x->texts[i];
@@ -286,7 +289,7 @@ static void report(struct request *r, const struct perplexity *x)
     buf_printf(&json,
                "{\"object\":\"perplexity.progress\",\"windows_done\":%zu,\"windows\":%zu,"
                "\"scored_tokens\":%zu,\"nll_sum\":",
-               x->taken, r->n_slots, scored);
+               r->n_dropped, r->n_slots, scored);
     json_put_number(&json, nll);
     buf_putc(&json, '}');
     put_event(&json, &event);
@@ -298,18 +301,19 @@ static void report(struct request *r, const struct perplexity *x)
 void perplexity_progress(struct request *r)
 {
     struct perplexity *x = r->task;
-    size_t before = x->taken;
+    size_t before = r->n_dropped; /* windows in the sums; this thread alone drops */
     for (;;) {
         pthread_mutex_lock(&r->lock);
-        bool next = x->taken < r->n_slots && r->slots[x->taken].done && r->cancel == CANCEL_NONE;
+        size_t i = r->n_dropped;
+        bool next = i < r->n_slots && jobs_slot(r, i)->done && r->cancel == CANCEL_NONE;
         pthread_mutex_unlock(&r->lock);
         if (!next) break;
-        take_window(r, x, x->taken);
-        jobs_drop(r, x->taken++);
+        take_window(r, x, i);
+        jobs_drop(r);
     }
-    if (x->taken == r->n_slots)
+    if (r->n_dropped == r->n_slots)
         finish(r, x);
-    else if (x->taken > before && x->stream)
+    else if (r->n_dropped > before && x->stream)
         report(r, x);
 }
 
@@ -328,7 +332,7 @@ int perplexity_start(struct request *r, const json_t *body, struct api_error *e)
     r->stream = x->stream;
     env_deadlines(r, x->timeout_s);
     if (n_slots)
-        jobs_init(r, n_slots);
+        jobs_init_in_turn(r, n_slots);
     else
         finish(r, x); /* texts too short to score: zeros */
     return 0;

@@ -17,21 +17,24 @@
 #include "engine/base/rng.h"
 #include "server/accesslog.h"
 #include "server/metrics.h"
+#include "server/served.h"
 
 struct request *request_new(struct server *s, struct MHD_Connection *conn, const char *method,
                             const char *path)
 {
     struct request *r = mem_calloc(1, sizeof *r);
     const char *rest;
+    size_t rest_len;
     r->srv = s;
     r->conn = conn;
-    r->route_index = route_find(path, &rest);
+    r->route_index = route_find(path, &rest, &rest_len);
     r->route = r->route_index < 0 ? NULL : &routes[r->route_index];
-    snprintf(r->rest, sizeof r->rest, "%s", rest);
+    snprintf(r->rest, sizeof r->rest, "%.*s", (int)(rest_len < 256 ? rest_len : 256), rest);
     snprintf(r->method, sizeof r->method, "%s", method);
     r->start_ns = r->last_out_ns = clock_ns();
     r->serial = ++s->next_serial;
     r->fd = -1;
+    r->model = served_take(s);
     atomic_init(&r->refs, 1);
     pthread_mutex_init(&r->lock, NULL);
     if (r->route && r->route->post) atomic_fetch_add(&s->live, 1);
@@ -49,13 +52,15 @@ void request_unref(struct request *r)
     struct server *s = r->srv;
     access_log(r);
     request_release_place_locked(r);
-    for (size_t i = 0; i < r->n_slots; i++)
+    meter_unref(r->grant.meter);
+    for (size_t i = 0; i < r->n_room; i++)
         job_unref(r->slots[i].job);
     free(r->slots);
     if (r->task) r->route->release(r->task);
-    buf_release(&r->body);
+    request_drop_body_locked(r);
     buf_release(&r->reply.body);
     buf_release(&r->out);
+    served_unref(r->model); /* after its jobs */
     pthread_mutex_destroy(&r->lock);
     bool post = r->route && r->route->post;
     free(r);
@@ -80,6 +85,38 @@ void request_release_place_locked(struct request *r)
     atomic_fetch_sub(&r->srv->places, 1);
 }
 
+enum { BODY_FREE_BYTES = 16384 };
+
+static size_t counted(size_t bytes)
+{
+    return bytes > BODY_FREE_BYTES ? bytes - BODY_FREE_BYTES : 0;
+}
+
+/* Only the HTTP thread adds, so what fits when it looks fits when it adds. */
+bool request_fits(const struct server *s, unsigned long long bytes)
+{
+    size_t used = atomic_load(&s->body_bytes);
+    return used <= s->max_bodies_bytes && counted((size_t)bytes) <= s->max_bodies_bytes - used;
+}
+
+bool request_take_body_locked(struct request *r, const char *bytes, size_t n)
+{
+    struct server *s = r->srv;
+    size_t more = counted(r->body.len + n) - r->body_bytes;
+    if (more > s->max_bodies_bytes - atomic_load(&s->body_bytes)) return false;
+    atomic_fetch_add(&s->body_bytes, more);
+    r->body_bytes += more;
+    buf_append(&r->body, bytes, n);
+    return true;
+}
+
+void request_drop_body_locked(struct request *r)
+{
+    buf_release(&r->body);
+    atomic_fetch_sub(&r->srv->body_bytes, r->body_bytes);
+    r->body_bytes = 0;
+}
+
 void request_wake_locked(struct request *r)
 {
     if (!r->suspended) return;
@@ -87,7 +124,15 @@ void request_wake_locked(struct request *r)
     MHD_resume_connection(r->conn);
 }
 
-void reply_error(struct reply *reply, const struct api_error *e)
+static void put_error(const struct request *r, const struct api_error *e, struct buf *out)
+{
+    if (r->route && r->route->kserve)
+        api_error_flat_json(e, out);
+    else
+        api_error_json(e, out);
+}
+
+void reply_error(const struct request *r, struct reply *reply, const struct api_error *e)
 {
     reply->ready = true;
     reply->status = api_status(e->code);
@@ -95,11 +140,12 @@ void reply_error(struct reply *reply, const struct api_error *e)
     reply->no_retry = api_no_retry(e->code);
     reply->content_type = NULL;
     buf_clear(&reply->body);
-    api_error_json(e, &reply->body);
+    put_error(r, e, &reply->body);
 }
 
 void request_answer(struct request *r, struct buf *body)
 {
+    jobs_account(r);
     pthread_mutex_lock(&r->lock);
     if (r->reply.ready) {
         buf_release(body);
@@ -117,8 +163,8 @@ void request_answer(struct request *r, struct buf *body)
 
 static void cancel_jobs(struct request *r)
 {
-    for (size_t i = 0; i < r->next_slot; i++)
-        if (!r->slots[i].done) job_cancel(r->slots[i].job);
+    for (size_t i = r->n_dropped; i < r->next_slot; i++)
+        if (!jobs_slot(r, i)->done) job_cancel(jobs_slot(r, i)->job);
     if (r->outstanding == 0) request_release_place_locked(r);
 }
 
@@ -130,11 +176,11 @@ void request_fail_locked(struct request *r, const struct api_error *e)
     }
     if (r->stream_ready && !r->out_end) {
         buf_puts(&r->out, "data: ");
-        api_error_json(e, &r->out);
-        buf_puts(&r->out, "\n\ndata: [DONE]\n\n");
+        put_error(r, e, &r->out);
+        buf_puts(&r->out, r->route->kserve ? "\n\n" : "\n\ndata: [DONE]\n\n");
         r->out_end = true;
     } else if (!r->stream_ready && !r->reply.ready) {
-        reply_error(&r->reply, e);
+        reply_error(r, &r->reply, e);
     }
     request_wake_locked(r);
 }
@@ -171,10 +217,10 @@ static enum metric_phase phase_of(const struct request *r)
 {
     if (r->state == REQ_UPLOAD) return PHASE_UPLOAD;
     enum metric_phase phase = PHASE_QUEUED;
+    if (r->n_dropped) return PHASE_PREFILL; /* some are read, more are on the way */
     for (size_t i = 0; i < r->next_slot; i++) {
-        if (!r->slots[i].job) return PHASE_PREFILL; /* read and dropped: more are on the way */
         struct job_view v;
-        job_view(r->slots[i].job, &v);
+        job_view(jobs_slot(r, i)->job, &v);
         if (v.phase == JOB_DECODE || v.phase == JOB_DONE) return PHASE_DECODE;
         if (v.phase == JOB_PREFILL) phase = PHASE_PREFILL;
     }
@@ -209,11 +255,11 @@ void request_finish_error(const struct request *r, struct api_error *e)
     double waited = (double)(clock_ns() - r->start_ns) / 1e9;
     switch (r->bad_finish) {
     case FINISH_QUEUE_TIMEOUT:
-        api_fail(e, API_QUEUE_TIMEOUT, NULL, "no place was free within %.1f s: try again later",
+        api_fail(e, API_QUEUE_TIMEOUT, NULL, "no place was free within %.3g s: try again later",
                  waited);
         break;
     case FINISH_TIMEOUT:
-        api_fail(e, API_DEADLINE, NULL, "the request was not finished after %.1f s", waited);
+        api_fail(e, API_DEADLINE, NULL, "the request was not finished after %.3g s", waited);
         break;
     default:
         api_fail(e, API_SHUTTING_DOWN, NULL, "the server is shutting down");

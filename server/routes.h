@@ -6,6 +6,7 @@
 
 #include "engine/run/engine.h"
 #include "server/error.h"
+#include "server/keys.h"
 
 struct request;
 struct reply;
@@ -13,11 +14,14 @@ struct reply;
 /* An endpoint. GET routes answer at once, on the HTTP thread; POST routes hold a place, get their body
  * parsed on the worker and usually run jobs. */
 struct route {
-    const char *path;  /* a trailing '*' stands for the rest of the path */
-    const char *label; /* in metrics and logs */
-    bool post;         /* POST, else GET and HEAD */
-    bool probe;        /* logged at debug level; served whatever the state */
-    bool needs_model;  /* 503 model_loading until it is there */
+    const char *path;     /* a '*' stands for one or more bytes */
+    const char *label;    /* in metrics and logs */
+    bool post;            /* POST, else GET and HEAD */
+    bool open;            /* answered without a key, also where keys are asked for */
+    enum key_scope scope; /* that a key must have; 0 = any key will do */
+    bool probe;           /* logged at debug level; served whatever the state */
+    bool needs_model;     /* 503 model_loading until it is there */
+    bool kserve;          /* errors in the form of its protocol */
 
     /* GET: fill reply; `rest` is what '*' stands for. Must be quick. */
     void (*get)(struct request *r, const char *rest, struct reply *reply);
@@ -38,8 +42,8 @@ struct route {
 extern const struct route routes[];
 extern const int n_routes;
 
-/* route_find -- index of the route of a path, -1 if none; *rest is what '*' stands for. */
-int route_find(const char *path, const char **rest);
+/* route_find -- index of the route of a path, -1 if none; (*rest, *len) is what '*' stands for. */
+int route_find(const char *path, const char **rest, size_t *len);
 
 /* GET handlers, by file. */
 void models_list(struct request *r, const char *rest, struct reply *reply);
@@ -51,6 +55,13 @@ void health_startupz(struct request *r, const char *rest, struct reply *reply);
 void health_health(struct request *r, const char *rest, struct reply *reply);
 void health_metrics(struct request *r, const char *rest, struct reply *reply);
 void health_version(struct request *r, const char *rest, struct reply *reply);
+void kserve_live(struct request *r, const char *rest, struct reply *reply);
+void kserve_ready(struct request *r, const char *rest, struct reply *reply);
+void kserve_server(struct request *r, const char *rest, struct reply *reply);
+void kserve_model(struct request *r, const char *rest, struct reply *reply);
+void kserve_model_ready(struct request *r, const char *rest, struct reply *reply);
+void page_root(struct request *r, const char *rest, struct reply *reply);
+void page_openapi(struct request *r, const char *rest, struct reply *reply);
 
 /* POST handlers, by file. */
 int completions_start(struct request *r, const json_t *body, struct api_error *e);
@@ -66,7 +77,12 @@ int loglikelihood_start(struct request *r, const json_t *body, struct api_error 
 void loglikelihood_spec(struct request *r, size_t i, struct job_spec *spec);
 void loglikelihood_progress(struct request *r);
 void loglikelihood_release(void *task);
+int generate_start(struct request *r, const json_t *body, struct api_error *e);
+int generate_stream_start(struct request *r, const json_t *body, struct api_error *e);
+void generate_progress(struct request *r);
+void generate_pull(struct request *r, size_t n_jobs, struct buf *out, bool *end);
 int tokenize_start(struct request *r, const json_t *body, struct api_error *e);
+int reload_start(struct request *r, const json_t *body, struct api_error *e);
 int detokenize_start(struct request *r, const json_t *body, struct api_error *e);
 
 #endif

@@ -9,9 +9,14 @@
 #include "engine/base/cpu.h"
 #include "engine/base/log.h"
 #include "engine/run/engine.h"
+#include "server/page.h"
 
 struct MHD_Daemon;
+struct access;
+struct loader;
 struct metrics;
+struct served_set;
+struct tls;
 struct watcher;
 struct worker;
 
@@ -22,31 +27,46 @@ struct server {
     struct log *log;
     struct cpu cpu;
     const char *model_id;
+    const char *notify_socket; /* of the service manager; NULL: none */
     struct metrics *metrics;
+    struct access *access;
+    struct tls *tls; /* NULL: plain HTTP */
     struct worker *worker;
     struct watcher *watcher;
     struct MHD_Daemon *http;
 
-    _Atomic(struct engine *) engine; /* NULL while the model loads */
-    atomic_int load_permille;        /* progress of loading */
-    atomic_bool draining;            /* not ready any more */
-    atomic_bool refusing;            /* new work is answered 503 shutting_down */
-    atomic_bool stopping;            /* nothing may be suspended any more */
+    struct loader *loader;
+    struct served_set *models; /* served_take() gives the current one */
+    atomic_int load_permille;  /* progress of loading the first model */
+    atomic_bool loaded;        /* there is a model to serve */
+    atomic_bool draining;      /* not ready any more */
+    atomic_bool refusing;      /* new work is answered 503 shutting_down */
+    atomic_bool stopping;      /* nothing may be suspended any more */
 
+    size_t
+        max_bodies_bytes; /* bodies of requests in flight together; see request_take_body_locked() */
+    atomic_size_t body_bytes;
     int max_places;    /* requests in flight: max_queue waiting + max_batch computing */
     atomic_int places; /* taken now */
     atomic_int live;   /* request objects of POST routes */
     atomic_int connections;
     uint64_t next_serial; /* HTTP thread only */
     uint64_t created_unix_s, start_ns;
-    char fingerprint[32]; /* "fp_0123456789abcdef"; set before `engine` */
+    struct page page;
 };
+
+/* server_check -- what server_run() would refuse of the files and lists that the configuration names: keys, origins,
+ * certificates. Errors: those of access_new() and tls_new(). */
+int server_check(const struct config *cfg, struct err *err);
 
 /* server_run -- serve until a signal; returns the process's exit status.
  *
- *   signal_fd  non-blocking eventfd to which each SIGTERM or SIGINT adds 1; SIGPIPE is ignored. Borrowed
+ *   stop_fd        non-blocking eventfd to which each SIGTERM or SIGINT adds 1; SIGPIPE is ignored. Borrowed
+ *   reload_fd      the same for SIGHUP
+ *   notify_socket  where the service manager listens (notify.h); NULL: there is none. Borrowed
  */
-int server_run(const struct config *cfg, struct log *log, const struct cpu *cpu, int signal_fd);
+int server_run(const struct config *cfg, struct log *log, const struct cpu *cpu, int stop_fd,
+               int reload_fd, const char *notify_socket);
 
 /* http_start -- open the port and start the HTTP thread; logs "listening". */
 int http_start(struct server *s, struct err *err);
@@ -56,15 +76,10 @@ int http_refuse_new(struct server *s);
 /* http_stop -- end the HTTP thread; no connection may be suspended. */
 void http_stop(struct server *s);
 
-static inline struct engine *server_engine(struct server *s)
-{
-    return atomic_load_explicit(&s->engine, memory_order_acquire);
-}
-
 /* server_ready -- the model is loaded and no drain has begun. */
 static inline bool server_ready(struct server *s)
 {
-    return server_engine(s) && !atomic_load(&s->draining);
+    return atomic_load(&s->loaded) && !atomic_load(&s->draining);
 }
 
 #endif

@@ -5,6 +5,7 @@
 #include "server/env.h"
 #include "server/jsonw.h"
 #include "server/text.h"
+#include "server/served.h"
 
 struct tokenize {
     struct prompts prompts;
@@ -126,7 +127,7 @@ static void put_special(struct buf *b, const struct tokenizer *t, const char *ke
 void tokenizer_info(struct request *r, const char *rest, struct reply *reply)
 {
     (void)rest;
-    struct engine *e = server_engine(r->srv);
+    struct engine *e = r->model->engine;
     const struct engine_info *i = engine_info(e);
     const struct tokenizer *t = engine_tokenizer(e);
     reply->ready = true;

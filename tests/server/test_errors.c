@@ -48,7 +48,10 @@ static const struct {
     {"nonsense", "invalid_json", NULL},
     {"{\"prompt\":\"\\ud800\"}", "invalid_json", NULL},
     {"{\"prompt\":\"\xff\"}", "invalid_json", NULL},
-    {"{\"prompt\":\"\\u0000\"}", "invalid_json", NULL},
+    {"{\"prompt\":\"a\",\"a\\u0000b\":1}", "invalid_json", NULL},
+    {"{\"model\":\"x\\u0000\"}", "invalid_value", "model"},
+    {"{\"user\":\"x\\u0000\"}", "invalid_value", "user"},
+    {"{\"cache_salt\":\"\\u0000\"}", "invalid_value", "cache_salt"},
     {"{\"seed\":99999999999999999999}", "invalid_json", NULL},
     {"{\"temperature\":1e999}", "invalid_json", NULL},
     {"[]", "invalid_type", NULL},
@@ -144,6 +147,8 @@ START_TEST(bad_bodies_of_other_routes)
          "stride"},
         {"/v1/perplexity", "{\"input\":\"a\",\"prefix\":\"eos\"}", "invalid_value", "prefix"},
         {"/v1/perplexity", "{\"input\":\"a\",\"prefix\":1}", "invalid_type", "prefix"},
+        {"/v1/perplexity", "{\"input\":\"a\",\"prefix\":\"bos\\u0000\"}", "invalid_value",
+         "prefix"},
         {"/v1/loglikelihood", "{}", "missing_parameter", "requests"},
         {"/v1/loglikelihood", "{\"requests\":[]}", "invalid_value", "requests"},
         {"/v1/loglikelihood", "{\"requests\":[1]}", "invalid_type", "requests[0]"},
@@ -190,6 +195,32 @@ START_TEST(good_fields)
         ck_assert(strncmp(json_str(v, "id"), "cmpl-", 5) == 0);
         json_decref(v);
     }
+}
+END_TEST
+
+/* NUL is a character of a text like any other. */
+START_TEST(texts_may_hold_nul)
+{
+    json_t *ids = http_json(srv.port, "/tokenize", 200, "{\"prompt\":\"a\\u0000b\"}");
+    ck_assert(json_num(ids, "count") >= 3);
+    char *list = json_dumps(json_at(ids, "tokens"), JSON_COMPACT);
+    json_t *v = http_json(srv.port, "/detokenize", 200, "{\"tokens\":%s}", list);
+    ck_assert_uint_eq(json_string_length(json_at(v, "prompt")), 3);
+    ck_assert_int_eq(memcmp(json_str(v, "prompt"), "a\0b", 3), 0);
+    json_decref(v);
+    json_decref(ids);
+    free(list);
+    v = http_json(srv.port, "/v1/completions", 200,
+                  "{\"prompt\":[\"a\\u0000b\",\"\\u0000\"],\"max_tokens\":2,\"stop\":[\"\\u0000\","
+                  "\"x\\u0000y\"]}");
+    json_decref(v);
+    v = http_json(srv.port, "/v1/perplexity", 200, "{\"input\":\"a\\u0000b c\"}");
+    ck_assert(json_num(v, "results.0.tokens") >= 5);
+    json_decref(v);
+    v = http_json(srv.port, "/v1/loglikelihood", 200,
+                  "{\"requests\":[{\"context\":\"a\\u0000\",\"continuation\":\"\\u0000b\"}]}");
+    ck_assert(json_num(v, "results.0.tokens.1") >= 0);
+    json_decref(v);
 }
 END_TEST
 
@@ -288,8 +319,9 @@ END_TEST
 
 static void small_up(void)
 {
-    static const char *const flags[] = {"--max-body-bytes", "2000", "--upload-timeout-s", "0.5",
-                                        "--strict",         NULL};
+    static const char *const flags[] = {
+        "--max-body-bytes", "2000",           "--upload-timeout-s", "0.5",
+        "--strict",         "--cors-origins", "https://a.org",      NULL};
     daemon_start(&srv, daemon_tiny_model(), flags);
 }
 
@@ -360,14 +392,18 @@ START_TEST(slow_uploads_end)
 {
     static const struct {
         const char *head, *counter;
-    } all[] = {{"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n",
+    } all[] = {{"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n",
                 "route=\"completions\",method=\"POST\""},
-               {"GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n",
-                "route=\"livez\",method=\"GET\""}};
+               {"GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n",
+                "route=\"livez\",method=\"GET\""},
+               {"POST /v2/models/x/generate HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n",
+                "route=\"generate\",method=\"POST\""}};
+    static const char origin[] = "Origin: https://a.org\r\n\r\n";
     struct httpc c;
     char counter[128];
     httpc_open(&c, srv.port);
     httpc_write(&c, all[_i].head, strlen(all[_i].head));
+    httpc_write(&c, origin, strlen(origin));
     int status = -1;
     for (int i = 0; i < 100 && status == -1; i++) { /* a byte now and then keeps no timer alive */
         httpc_write(&c, " ", 1);
@@ -376,6 +412,13 @@ START_TEST(slow_uploads_end)
     ck_assert_int_eq(status, 408);
     ck_assert_ptr_nonnull(httpc_header(&c, "X-Request-Id"));
     ck_assert_str_eq(httpc_header(&c, "Connection"), "close");
+    ck_assert_str_eq(httpc_header(&c, "X-Content-Type-Options"), "nosniff");
+    ck_assert_str_eq(httpc_header(&c, "Access-Control-Allow-Origin"), "https://a.org");
+    ck_assert_str_eq(httpc_header(&c, "Vary"), "Origin");
+    json_t *v =
+        json_loadb(c.in.data + c.pos, c.in.len - c.pos, 0, NULL); /* one send(): it is all there */
+    ck_assert_str_eq(json_str(v, _i == 2 ? "code" : "error.code"), "request_timeout");
+    json_decref(v);
     httpc_close(&c);
     double n = 0;
     snprintf(counter, sizeof counter, "ttmd_http_requests_total{%s,code=\"408\"}", all[_i].counter);
@@ -403,6 +446,7 @@ static Suite *suite(void)
     tcase_add_test(t, bad_fields);
     tcase_add_test(t, bad_bodies_of_other_routes);
     tcase_add_test(t, good_fields);
+    tcase_add_test(t, texts_may_hold_nul);
     tcase_add_test(t, truncation_is_flagged);
     tcase_add_test(t, deep_long_and_nul_bodies);
     tcase_add_test(t, unknown_paths_models_methods);
@@ -416,7 +460,7 @@ static Suite *suite(void)
     tcase_add_test(t, too_large_reaches_a_busy_writer);
     tcase_add_test(t, too_large_in_chunks);
     tcase_add_test(t, chunked_bodies_work);
-    tcase_add_loop_test(t, slow_uploads_end, 0, 2);
+    tcase_add_loop_test(t, slow_uploads_end, 0, 3);
     tcase_add_test(t, strict_refuses_unknown_fields);
     return s;
 }

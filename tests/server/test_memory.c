@@ -21,28 +21,13 @@ static void wide_up(void)
     daemon_start(&srv, dir, flags);
 }
 
-/* The most memory that the daemon has had, in bytes. */
-static double peak_bytes(void)
-{
-    char path[64], line[256];
-    double kib = 0;
-    snprintf(path, sizeof path, "/proc/%d/status", (int)srv.pid);
-    FILE *f = fopen(path, "r");
-    ck_assert_ptr_nonnull(f);
-    while (kib == 0 && fgets(line, sizeof line, f))
-        if (strncmp(line, "VmHWM:", 6) == 0) kib = strtod(line + 6, NULL);
-    fclose(f);
-    ck_assert_double_gt(kib, 0);
-    return kib * 1024;
-}
-
 static void check_peak(const char *when)
 {
     double most = http_metric(srv.port, "ttmd_model_weight_bytes") +
                   http_metric(srv.port, "ttmd_kv_cache_bytes") + 60 * MIB;
-    printf("%s: %.0f of %.0f MiB\n", when, peak_bytes() / MIB, most / MIB);
-    ck_assert_msg(peak_bytes() <= most, "%s: %.0f bytes, expected at most %.0f", when, peak_bytes(),
-                  most);
+    printf("%s: %.0f of %.0f MiB\n", when, daemon_peak_bytes(&srv) / MIB, most / MIB);
+    ck_assert_msg(daemon_peak_bytes(&srv) <= most, "%s: %.0f bytes, expected at most %.0f", when,
+                  daemon_peak_bytes(&srv), most);
 }
 
 START_TEST(scoring_does_not_take_prompt_times_vocabulary)

@@ -17,6 +17,8 @@ static const char *const promised[] = {"ttmd_build_info",
                                        "ttmd_requests_running",
                                        "ttmd_requests_waiting",
                                        "ttmd_queue_capacity",
+                                       "ttmd_buffered_body_bytes",
+                                       "ttmd_buffered_body_limit_bytes",
                                        "ttmd_requests_total",
                                        "ttmd_requests_rejected_total",
                                        "ttmd_requests_cancelled_total",
@@ -35,6 +37,11 @@ static const char *const promised[] = {"ttmd_build_info",
                                        "ttmd_engine_step_seconds",
                                        "ttmd_kv_cache_used_ratio",
                                        "ttmd_kv_cache_bytes",
+                                       "ttmd_prefix_cache_lookup_tokens_total",
+                                       "ttmd_prefix_cache_hit_tokens_total",
+                                       "ttmd_prefix_cache_bytes",
+                                       "ttmd_speculative_drafted_tokens_total",
+                                       "ttmd_speculative_accepted_tokens_total",
                                        "ttmd_ttm_plan_steps_total",
                                        "process_cpu_seconds_total",
                                        "process_resident_memory_bytes",
@@ -194,6 +201,68 @@ START_TEST(counters_count)
 }
 END_TEST
 
+/* Is there a line "# TYPE name " on the page? */
+static bool on_page(const char *page, const char *name)
+{
+    char line[200];
+    snprintf(line, sizeof line, "# TYPE %s ", name);
+    return strstr(page, line) != NULL;
+}
+
+/* The README's table of metrics: a row for every name on the page. */
+START_TEST(readme_has_every_metric)
+{
+    char *page = page_text(), *readme = read_file("README.md", NULL), name[128], row[160];
+    for (const char *p = page; (p = strstr(p, "# TYPE ")) != NULL; p++) {
+        ck_assert(sscanf(p, "# TYPE %127s", name) == 1);
+        snprintf(row, sizeof row, "`%s`", name);
+        const char *found = strstr(readme, row);
+        if (!found) snprintf(row, sizeof row, "`%s{", name), found = strstr(readme, row);
+        ck_assert_msg(found != NULL, "README.md says nothing of %s", name);
+    }
+    free(page);
+    free(readme);
+}
+END_TEST
+
+/* Every metric that a file of ours asks for exists, histograms by their parts. */
+static void check_uses(const char *page, const char *path)
+{
+    static const char *const parts[] = {"", "_bucket", "_sum", "_count"};
+    char *text = read_file(path, NULL);
+    int found = 0;
+    for (const char *p = text; (p = strstr(p, "ttmd_")) != NULL; found++) {
+        size_t n = strspn(p, "abcdefghijklmnopqrstuvwxyz0123456789_");
+        char name[128];
+        bool known = false;
+        for (size_t i = 0; i < sizeof parts / sizeof *parts && !known; i++) {
+            size_t cut = strlen(parts[i]);
+            if (!ends_with(p, n, parts[i])) continue;
+            snprintf(name, sizeof name, "%.*s", (int)(n - cut), p);
+            known = on_page(page, name);
+        }
+        ck_assert_msg(known, "%s: there is no metric %.*s", path, (int)n, p);
+        p += n;
+    }
+    ck_assert_int_gt(found, 0);
+    free(text);
+}
+
+START_TEST(what_others_ask_for_exists)
+{
+    char *page = page_text();
+    check_uses(page, "docker/grafana/dashboards/ttmd.json");
+    check_uses(page, "docker/prometheus/alerts.yml");
+    check_uses(page, "docker/k8s/base/hpa.yaml");
+    free(page);
+    json_t *v = json_load_file("docker/grafana/dashboards/ttmd.json", JSON_REJECT_DUPLICATES, NULL);
+    ck_assert_ptr_nonnull(v);
+    ck_assert_str_eq(json_str(v, "uid"), "ttmd");
+    ck_assert_uint_gt(json_array_size(json_at(v, "panels")), 0);
+    json_decref(v);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("metrics");
@@ -201,6 +270,8 @@ static Suite *suite(void)
     tcase_add_test(t, zero_from_the_start);
     tcase_add_test(t, the_format_is_kept);
     tcase_add_test(t, promised_names_are_there);
+    tcase_add_test(t, readme_has_every_metric);
+    tcase_add_test(t, what_others_ask_for_exists);
     t = server_case(s, "counters"); /* a daemon without earlier requests */
     tcase_add_test(t, counters_count);
     return s;

@@ -1,5 +1,6 @@
 /* Ten times more than fits: every request is answered, the surplus with 429 and Retry-After before its body
- * is looked at, and health probes stay fast throughout. */
+ * is looked at, and health probes stay fast throughout. And one address has no more connections than it may. */
+#include <netinet/in.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <sys/socket.h>
@@ -190,6 +191,57 @@ START_TEST(a_client_that_does_not_read)
 }
 END_TEST
 
+/* ---- connections of one address ---- */
+
+#define OF_ONE_ADDRESS 3
+
+static void few_up(void)
+{
+    daemon_start(&srv, daemon_tiny_model(),
+                 (const char *[]){"--max-connections-per-address", "3", NULL});
+}
+
+/* A connection from 127.0.0.x, with one request answered on it; 0: it was closed instead. */
+static int connect_from(struct httpc *c, int x)
+{
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)srv.port)};
+    struct sockaddr_in from = {.sin_family = AF_INET};
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    from.sin_addr.s_addr = htonl(INADDR_LOOPBACK - 1 + (uint32_t)x);
+    *c = (struct httpc){.fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+    ck_assert_int_eq(bind(c->fd, (struct sockaddr *)&from, sizeof from), 0);
+    ck_assert_int_eq(connect(c->fd, (struct sockaddr *)&to, sizeof to), 0);
+    httpc_send(c, "GET", "/livez", "", NULL, 0);
+    return httpc_read(c, 10000);
+}
+
+/* The connections that are kept count, from one address and not from another, until they are closed. */
+START_TEST(an_address_has_few_connections)
+{
+    struct httpc kept[OF_ONE_ADDRESS], c;
+    for (int i = 0; i < OF_ONE_ADDRESS; i++)
+        ck_assert_int_eq(connect_from(&kept[i], 2), 200);
+    for (int i = 0; i < 5; i++) {
+        ck_assert_int_eq(connect_from(&c, 2), 0);
+        httpc_close(&c);
+    }
+    ck_assert_int_eq(connect_from(&c, 3), 200);
+    httpc_close(&c);
+    httpc_send(&kept[0], "GET", "/livez", "", NULL, 0);
+    ck_assert_int_eq(httpc_read(&kept[0], 10000), 200);
+    httpc_close(&kept[1]);
+    int got = 0;
+    for (int i = 0; i < 500 && got != 200; i++) { /* the end has to be seen first */
+        got = connect_from(&c, 2);
+        httpc_close(&c);
+        usleep(got == 200 ? 0 : 10000);
+    }
+    ck_assert_int_eq(got, 200);
+    httpc_close(&kept[0]);
+    httpc_close(&kept[2]);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("overload over HTTP");
@@ -205,6 +257,11 @@ static Suite *suite(void)
     tcase_set_timeout(t, 60);
     suite_add_tcase(s, t);
     tcase_add_test(t, a_client_that_does_not_read);
+    t = tcase_create("addresses");
+    tcase_add_unchecked_fixture(t, few_up, server_down);
+    tcase_set_timeout(t, 60);
+    suite_add_tcase(s, t);
+    tcase_add_test(t, an_address_has_few_connections);
     return s;
 }
 

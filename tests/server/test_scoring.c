@@ -311,6 +311,44 @@ START_TEST(perplexity_forms)
 }
 END_TEST
 
+/* More windows than have slots at once: the same scores as each pair of tokens has by itself. */
+START_TEST(windows_of_any_number)
+{
+    enum { N = 400 };
+    struct buf pairs = {0};
+    char *ids = ids_json(N, 9);
+    json_t *list = json_loads(ids, 0, NULL);
+    for (size_t i = 0; i + 1 < N; i++)
+        buf_printf(&pairs, "%s[%d,%d]", i ? "," : "",
+                   (int)json_integer_value(json_array_get(list, i)),
+                   (int)json_integer_value(json_array_get(list, i + 1)));
+    json_t *v = http_json(srv.port, "/v1/perplexity", 200,
+                          "{\"input\":%s,\"window\":2,\"stride\":1,\"per_token\":true}", ids);
+    json_t *w = http_json(srv.port, "/v1/perplexity", 200, "{\"input\":[%s],\"per_token\":true}",
+                          pairs.data);
+    double nll = 0;
+    for (size_t i = 0; i + 1 < N; i++) {
+        const json_t *one = json_array_get(json_at(w, "results"), i);
+        const json_t *all = json_at(v, "results.0.token_logprobs");
+        nll += json_num(one, "nll_sum");
+        ck_assert(json_equal((json_t *)(uintptr_t)json_at(one, "token_logprobs.1"),
+                             json_array_get(all, i + 1)));
+    }
+    ck_assert(json_num(v, "total.windows") == N - 1 && json_num(v, "total.scored_tokens") == N - 1);
+    assert_close(json_num(v, "total.nll_sum"), nll, 0, 1e-6);
+    struct httpc c;
+    buf_clear(&pairs);
+    buf_printf(&pairs, "{\"input\":%s,\"window\":2,\"stride\":1,\"stream\":true}", ids);
+    ck_assert_int_eq(http_post(&c, srv.port, "/v1/perplexity", pairs.data), 200);
+    ck_assert_ptr_nonnull(strstr(c.body.data, "\"windows\":399"));
+    ck_assert_ptr_nonnull(strstr(c.body.data, "data: [DONE]"));
+    httpc_close(&c);
+    json_decref(v), json_decref(w), json_decref(list);
+    buf_release(&pairs);
+    free(ids);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("scoring over HTTP");
@@ -321,6 +359,7 @@ static Suite *suite(void)
     tcase_add_test(t, the_context_is_used_in_full);
     tcase_add_test(t, tokenizer_routes);
     tcase_add_test(t, scores_without_generating);
+    tcase_add_test(t, windows_of_any_number);
     tcase_add_test(t, top_holds_the_token_itself);
     tcase_add_test(t, logprobs_are_raw);
     tcase_add_test(t, loglikelihood_agrees_with_scores);

@@ -299,17 +299,48 @@ START_TEST(defaults_and_values)
 }
 END_TEST
 
+/* 2^18 arrays and objects are parsed, one more is not; brackets in texts are text. */
+START_TEST(brackets_are_counted)
+{
+    struct buf b = {0};
+    buf_puts(&b, "{\"\\\"[{\":1,\"a\":["); /* two */
+    for (int i = 2; i < 1 << 18; i++)
+        buf_puts(&b, i == 2 ? "{}" : ",[]");
+    for (int more = 0; more < 2; more++) {
+        struct api_error e = {0};
+        if (more) buf_puts(&b, ",{}");
+        size_t len = b.len;
+        buf_puts(&b, "]}");
+        json_t *v = body_parse(b.data, b.len, &e);
+        ck_assert_int_eq(v != NULL, !more);
+        ck_assert_str_eq(e.message, more ? "the body has more than 262144 arrays and objects" : "");
+        json_decref(v);
+        b.len = len;
+    }
+    buf_release(&b);
+}
+END_TEST
+
 START_TEST(route_table)
 {
     const char *rest;
-    ck_assert_str_eq(routes[route_find("/v1/completions", &rest)].label, "completions");
-    ck_assert_str_eq(routes[route_find("/v1/models", &rest)].label, "models");
-    ck_assert_str_eq(routes[route_find("/v1/models/a/b", &rest)].label, "model");
+    size_t len;
+    ck_assert_str_eq(routes[route_find("/v1/completions", &rest, &len)].label, "completions");
+    ck_assert_str_eq(routes[route_find("/v1/models", &rest, &len)].label, "models");
+    ck_assert_str_eq(routes[route_find("/v1/models/a/b", &rest, &len)].label, "model");
     ck_assert_str_eq(rest, "a/b");
-    ck_assert_int_eq(route_find("/v1/models/", &rest), -1);
-    ck_assert_int_eq(route_find("/", &rest), -1);
-    ck_assert_int_eq(route_find("", &rest), -1);
-    ck_assert_int_eq(route_find("/v1/completions/", &rest), -1);
+    ck_assert_uint_eq(len, 3);
+    ck_assert_str_eq(routes[route_find("/v2/models/a/b/generate", &rest, &len)].label, "generate");
+    ck_assert(len == 3 && strncmp(rest, "a/b", 3) == 0);
+    ck_assert_str_eq(routes[route_find("/v2/models/ready", &rest, &len)].label, "kserve_model");
+    ck_assert_str_eq(routes[route_find("/v2/models/generate/ready", &rest, &len)].label,
+                     "kserve_model_ready");
+    ck_assert_int_eq(route_find("/v2/models/", &rest, &len), -1);
+    ck_assert_str_eq(routes[route_find("/", &rest, &len)].label, "page");
+    ck_assert_int_eq(route_find("/page.html", &rest, &len), -1);
+    ck_assert_int_eq(route_find("/v1/models/", &rest, &len), -1);
+    ck_assert_int_eq(route_find("", &rest, &len), -1);
+    ck_assert_int_eq(route_find("/v1/completions/", &rest, &len), -1);
     for (int i = 0; i < n_routes; i++)
         ck_assert(routes[i].post ? routes[i].start != NULL : routes[i].get != NULL);
 }
@@ -329,6 +360,7 @@ static Suite *suite(void)
     tcase_add_test(t, error_rows);
     tcase_add_test(t, first_error_wins_and_engine_errors_map);
     tcase_add_test(t, defaults_and_values);
+    tcase_add_test(t, brackets_are_counted);
     tcase_add_test(t, route_table);
     return s;
 }

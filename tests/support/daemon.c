@@ -25,14 +25,17 @@ static void sleep_ms(int ms)
     nanosleep(&t, NULL);
 }
 
-/* The end of the log, short enough for a message of libcheck; on stdout the whole of it. */
+/* The end of the log, or what a sanitizer found, short enough for a message of libcheck; on stdout the
+ * whole of it. */
 static const char *log_tail(const struct daemon *d)
 {
     static char tail[1500];
     size_t n;
     char *text = read_file(d->log, &n);
     printf("log of ttmd:\n%s\n", text);
-    snprintf(tail, sizeof tail, "%s", n >= sizeof tail ? text + (n + 1 - sizeof tail) : text);
+    const char *found = strstr(text, "Sanitizer: ");
+    if (!found) found = n >= sizeof tail ? text + (n + 1 - sizeof tail) : text;
+    snprintf(tail, sizeof tail, "%s", found);
     free(text);
     return tail;
 }
@@ -125,6 +128,20 @@ int daemon_log_has(const struct daemon *d, const char *text)
     int found = strstr(log, text) != NULL;
     free(log);
     return found;
+}
+
+double daemon_peak_bytes(const struct daemon *d)
+{
+    char path[64], line[256];
+    double kib = 0;
+    snprintf(path, sizeof path, "/proc/%d/status", (int)d->pid);
+    FILE *f = fopen(path, "r");
+    ck_assert_ptr_nonnull(f);
+    while (kib == 0 && fgets(line, sizeof line, f))
+        if (strncmp(line, "VmHWM:", 6) == 0) kib = strtod(line + 6, NULL);
+    fclose(f);
+    ck_assert_double_gt(kib, 0);
+    return kib * 1024;
 }
 
 static void fill_model(const char *dir, const struct make_model *m)

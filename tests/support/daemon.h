@@ -21,6 +21,8 @@ void daemon_start(struct daemon *d, const char *model, const char *const *flags)
 int daemon_wait(struct daemon *d, int timeout_ms);
 /* daemon_stop -- SIGTERM, and expect exit status 0. */
 void daemon_stop(struct daemon *d);
+/* daemon_peak_bytes -- the most memory that it has had resident. */
+double daemon_peak_bytes(const struct daemon *d);
 /* daemon_log_has -- whether the log holds the text. */
 int daemon_log_has(const struct daemon *d, const char *text);
 

@@ -43,7 +43,7 @@ void gpt2_run_open_with(struct gpt2_run *r, const char *dir, const struct gpt2_o
         for (int b = 0; b < r->seq_blocks; b++)
             r->blocks[s * r->seq_blocks + b] = all - 1 - (b * n_seqs + s);
     r->hidden = floats((size_t)max_tokens * (size_t)g->n_embd);
-    r->logits_scratch = floats((size_t)max_tokens * (size_t)g->n_embd);
+    r->logits_scratch = floats(gpt2_logits_floats(r->m, max_tokens));
     r->scratch = floats(gpt2_scratch_floats(r->m, max_tokens, threads));
 }
 

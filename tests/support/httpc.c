@@ -17,14 +17,17 @@
 
 #include "engine/base/clock.h"
 
-void httpc_open(struct httpc *c, int port)
+bool httpc_connect(struct httpc *c, int port)
 {
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     *c = (struct httpc){.fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
-    ck_assert_int_ge(c->fd, 0);
-    ck_assert_msg(connect(c->fd, (struct sockaddr *)&a, sizeof a) == 0, "connect to port %d: %s",
-                  port, strerror(errno));
+    return c->fd >= 0 && connect(c->fd, (struct sockaddr *)&a, sizeof a) == 0;
+}
+
+void httpc_open(struct httpc *c, int port)
+{
+    ck_assert_msg(httpc_connect(c, port), "connect to port %d: %s", port, strerror(errno));
 }
 
 void httpc_close(struct httpc *c)
@@ -122,33 +125,6 @@ static void begin_body(struct httpc *c, bool no_body)
     c->ended = no_body || c->left == 0;
 }
 
-static int read_head(struct httpc *c, uint64_t deadline)
-{
-    for (;;) {
-        char *start = c->in.data ? c->in.data + c->pos : NULL;
-        char *end = start ? memmem(start, c->in.len - c->pos, "\r\n\r\n", 4) : NULL;
-        if (end) {
-            size_t n = (size_t)(end - start) + 2;
-            buf_clear(&c->head);
-            buf_append(&c->head, start, n);
-            c->pos += n + 2;
-            c->status = (int)strtol(c->head.data + 9, NULL, 10);
-            if (c->status == 100) continue;
-            buf_clear(&c->body);
-            c->body_pos = 0;
-            begin_body(c, c->status == 204 || c->status == 304);
-            return c->status;
-        }
-        int rc = fill(c, deadline);
-        if (rc <= 0) return rc;
-    }
-}
-
-int httpc_head(struct httpc *c, int timeout_ms)
-{
-    return read_head(c, deadline_in(timeout_ms));
-}
-
 /* One chunk out of c->in; false when it is not complete yet. */
 static bool take_chunk(struct httpc *c)
 {
@@ -185,6 +161,46 @@ static int body_more(struct httpc *c, uint64_t deadline)
         if (rc == 0) c->ended = true;
         if (rc <= 0) return rc;
     }
+}
+
+/* What is left of the answer before, on a connection that is kept: a stream is read to its last event, not to
+ * the chunk behind it that ends it. */
+static int rest_of_body(struct httpc *c, uint64_t deadline)
+{
+    int rc = 1;
+    while (rc > 0 && c->status >= 200 && !c->ended && c->left != -2)
+        rc = body_more(c, deadline);
+    return rc;
+}
+
+static int read_head(struct httpc *c, uint64_t deadline)
+{
+    int left = rest_of_body(c, deadline);
+    if (left < 0) return left;
+    for (;;) {
+        char *start = c->in.data ? c->in.data + c->pos : NULL;
+        char *end = start ? memmem(start, c->in.len - c->pos, "\r\n\r\n", 4) : NULL;
+        if (end) {
+            size_t n = (size_t)(end - start) + 2;
+            buf_clear(&c->head);
+            buf_append(&c->head, start, n);
+            c->pos += n + 2;
+            bool http = n > 9 && strncmp(c->head.data, "HTTP/1.1 ", 9) == 0;
+            c->status = http ? (int)strtol(c->head.data + 9, NULL, 10) : 0;
+            if (c->status == 100) continue;
+            buf_clear(&c->body);
+            c->body_pos = 0;
+            begin_body(c, c->status == 204 || c->status == 304);
+            return c->status;
+        }
+        int rc = fill(c, deadline);
+        if (rc <= 0) return rc;
+    }
+}
+
+int httpc_head(struct httpc *c, int timeout_ms)
+{
+    return read_head(c, deadline_in(timeout_ms));
 }
 
 int httpc_read(struct httpc *c, int timeout_ms)

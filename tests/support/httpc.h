@@ -22,7 +22,8 @@ struct httpc {
     bool ended, eof;
 };
 
-void httpc_open(struct httpc *c, int port);
+bool httpc_connect(struct httpc *c, int port); /* false: errno says why */
+void httpc_open(struct httpc *c, int port);    /* the same, and a failure ends the test */
 void httpc_close(struct httpc *c);
 void httpc_reset(struct httpc *c);                              /* close with RST */
 void httpc_half_close(struct httpc *c);                         /* FIN, reading goes on */

@@ -39,6 +39,42 @@ void tool_call(tool_command *command, const char *const *args, struct tool_resul
         free(argv[i]);
 }
 
+char *tool_ok(tool_command *command, const char *const *args)
+{
+    struct tool_result r;
+    tool_call(command, args, &r);
+    ck_assert_msg(r.rc == 0, "%s", r.err.msg);
+    free(r.log);
+    return r.out;
+}
+
+json_t *tool_json(tool_command *command, const char *const *args)
+{
+    json_error_t e;
+    char *out = tool_ok(command, args);
+    json_t *j = json_loads(out, JSON_REJECT_DUPLICATES, &e);
+    ck_assert_msg(j != NULL, "%s: %s", e.text, out);
+    free(out);
+    return j;
+}
+
+void tool_refused(tool_command *command, const char *says, const char *const *args)
+{
+    struct tool_result r;
+    tool_call(command, args, &r);
+    ck_assert_msg(r.rc < 0, "\"%s\" was expected", says);
+    ck_assert_msg(strstr(r.err.msg, says) != NULL, "\"%s\" does not say \"%s\"", r.err.msg, says);
+    ck_assert_str_eq(r.out, "");
+    tool_result_release(&r);
+}
+
+double tool_number(const json_t *j, const char *key)
+{
+    const json_t *v = json_object_get(j, key);
+    ck_assert_msg(json_is_number(v), "%s", key);
+    return json_number_value(v);
+}
+
 static void child(const char *const *args, const char *out, const char *log)
 {
     int null = open("/dev/null", O_RDONLY);

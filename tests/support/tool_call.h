@@ -1,6 +1,7 @@
 #ifndef TTMD_TESTS_TOOL_CALL_H
 #define TTMD_TESTS_TOOL_CALL_H
 
+#include <jansson.h>
 #include <sys/types.h>
 
 #include "models/tool.h"
@@ -16,6 +17,20 @@ struct tool_result {
 /* tool_call -- args is NULL-terminated, without the program's and the subcommand's name. */
 void tool_call(tool_command *command, const char *const *args, struct tool_result *r);
 #define TOOL(r, command, ...) tool_call((command), (const char *const[]){__VA_ARGS__, NULL}, (r))
+
+/* RUN -- a command that is to succeed; what it printed is the caller's to free().
+ * RUN_JSON -- the same, what it printed parsed; json_decref() it.
+ * REFUSED -- one that is to fail with a message that has `says`, and to print nothing. */
+#define RUN(command, ...) tool_ok((command), (const char *const[]){__VA_ARGS__, NULL})
+#define RUN_JSON(command, ...) tool_json((command), (const char *const[]){__VA_ARGS__, NULL})
+#define REFUSED(command, says, ...) \
+    tool_refused((command), (says), (const char *const[]){__VA_ARGS__, NULL})
+char *tool_ok(tool_command *command, const char *const *args);
+json_t *tool_json(tool_command *command, const char *const *args);
+void tool_refused(tool_command *command, const char *says, const char *const *args);
+
+/* tool_number -- a number of an object; the test fails when it is none. */
+double tool_number(const json_t *j, const char *key);
 
 /* tool_process -- run the program args[0]; with `interrupt` it gets a SIGINT as soon as it has made
  * something in that directory, empty until then. */
