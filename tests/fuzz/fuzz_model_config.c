@@ -29,5 +29,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (c.eos_token_id < -1 || c.eos_token_id >= c.vocab_size) abort();
     if (c.bos_token_id < -1 || c.bos_token_id >= c.vocab_size) abort();
     if (kv_block_bytes(&c, DTYPE_F16) > kv_block_bytes(&c, DTYPE_F32)) abort();
+    if (kv_block_bytes(&c, DTYPE_I8) < kv_block_bytes(&c, DTYPE_F32) / 4) abort();
     return 0;
 }
