@@ -50,12 +50,13 @@ LDLIBS      += $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lm -pthread
 TESTLIBS    := $(shell pkg-config --libs $(TESTPKG) 2>/dev/null)
 
 # One instruction set per file: each gets its own flags and only the matching machine builds it.
-ISA_SUFFIX_x86_64  := avx2 avxvnni avx512 avx512vnni
+ISA_SUFFIX_x86_64  := avx2 avxvnni avx512 avx512vnni amx
 ISA_SUFFIX_aarch64 := neon neondot
 ISA_avx2    := -mavx2 -mfma -mf16c
 ISA_avx512  := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c -mprefer-vector-width=512
 ISA_avxvnni := -mavx2 -mavxvnni
 ISA_avx512vnni := $(ISA_avx512) -mavx512vnni
+ISA_amx     := $(ISA_avx512vnni) -mamx-tile -mamx-int8
 ISA_neon    :=
 ISA_neondot := -march=armv8.2-a+dotprod
 isa_files   = $(foreach s,$(1),$(wildcard engine/*/*_$(s).c))
@@ -204,6 +205,7 @@ $(O)/obj/%_avx2.o: ALL_CFLAGS += $(FAST) $(ISA_avx2)
 $(O)/obj/%_avxvnni.o: ALL_CFLAGS += $(FAST) $(ISA_avxvnni)
 $(O)/obj/%_avx512.o: ALL_CFLAGS += $(FAST) $(ISA_avx512)
 $(O)/obj/%_avx512vnni.o: ALL_CFLAGS += $(FAST) $(ISA_avx512vnni)
+$(O)/obj/%_amx.o: ALL_CFLAGS += $(FAST) $(ISA_amx)
 $(O)/obj/%_neon.o: ALL_CFLAGS += $(FAST) $(ISA_neon)
 $(O)/obj/%_neondot.o: ALL_CFLAGS += $(FAST) $(ISA_neondot)
 $(O)/obj/%.o: %.c $(O)/flags

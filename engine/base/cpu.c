@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #if defined(__x86_64__)
@@ -40,15 +41,26 @@ static bool bit(unsigned word, int n)
     return word >> n & 1;
 }
 
+/* Tiles are 8 KiB more of state for each thread: Linux gives them on demand, and not where a thread's
+ * stack for signals is too small for them. */
+static bool may_use_tiles(unsigned long long xcr0)
+{
+    enum {
+        REQUEST = 0x1023,
+        TILE_DATA = 18
+    }; /* ARCH_REQ_XCOMP_PERM, of <asm/prctl.h> since 5.16 */
+    return (xcr0 >> 17 & 3) == 3 && syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+}
+
 static void detect_features(struct cpu *c)
 {
-    unsigned a, b, cx, d, b7 = 0, c7 = 0, a71 = 0;
+    unsigned a, b, cx, d, b7 = 0, c7 = 0, d7 = 0, a71 = 0;
     if (!__get_cpuid(1, &a, &b, &cx, &d) || !bit(cx, 27)) return; /* OSXSAVE */
     unsigned f16c_word = cx;
     unsigned long long xcr0 = xgetbv0();
     bool ymm = (xcr0 & 0x6) == 0x6, zmm = ymm && (xcr0 & 0xe0) == 0xe0;
     unsigned leaves = 0;
-    if (__get_cpuid_count(7, 0, &leaves, &b7, &c7, &d) && leaves >= 1) {
+    if (__get_cpuid_count(7, 0, &leaves, &b7, &c7, &d7) && leaves >= 1) {
         unsigned b71, c71, d71;
         __get_cpuid_count(7, 1, &a71, &b71, &c71, &d71);
     }
@@ -60,6 +72,7 @@ static void detect_features(struct cpu *c)
     c->avx512 = zmm && c->avx2 && bit(b7, 16) && bit(b7, 17) && bit(b7, 30) && bit(b7, 31);
     c->avx512_vnni = c->avx512 && bit(c7, 11);
     c->avx512_bf16 = c->avx512 && bit(a71, 5);
+    c->amx_int8 = c->avx512_vnni && bit(d7, 24) && bit(d7, 25) && may_use_tiles(xcr0);
 }
 #elif defined(__aarch64__)
 static void detect_features(struct cpu *c)
@@ -151,6 +164,7 @@ void cpu_features(const struct cpu *c, struct buf *out)
                {c->avx512, "avx512"},
                {c->avx512_vnni, "avx512_vnni"},
                {c->avx512_bf16, "avx512_bf16"},
+               {c->amx_int8, "amx_int8"},
                {c->neon, "neon"},
                {c->neon_dotprod, "neon_dotprod"}};
     buf_reserve(out, 0);

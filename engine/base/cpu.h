@@ -12,6 +12,7 @@ struct cpu {
     bool avx2, fma, f16c; /* x86-64: usable, i.e. also enabled by the OS */
     bool avx512;          /* F, BW, DQ, VL */
     bool avx512_vnni, avx512_bf16, avx_vnni;
+    bool amx_int8;             /* with avx512_vnni; the kernel lets this process use tiles */
     bool neon, neon_dotprod;   /* aarch64 */
     int online;                /* processors online */
     int affinity;              /* processors in this process's affinity mask */
@@ -21,7 +22,8 @@ struct cpu {
     char model[64];            /* "AMD EPYC", from /proc/cpuinfo; "" if unknown */
 };
 
-/* cpu_detect -- fill *c. Never fails: what cannot be read stays 0. */
+/* cpu_detect -- fill *c. Never fails: what cannot be read stays 0. Asks the kernel for leave to use AMX's
+ * tiles, for all threads of the process; call it before they start. */
 void cpu_detect(struct cpu *c);
 
 /* cpu_cgroup_quota -- the quota from a cgroup tree rooted at `root` ("/sys/fs/cgroup"), for the

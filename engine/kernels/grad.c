@@ -152,7 +152,9 @@ static const struct grad_kernels scalar = {
 const struct grad_kernels *grad_kernels(const struct kernels *k)
 {
 #if defined(__x86_64__)
-    if (k == &kernels_table_avx512_vnni || k == &kernels_table_avx512) return &grad_table_avx512;
+    if (k == &kernels_table_avx512_amx || k == &kernels_table_avx512_vnni ||
+        k == &kernels_table_avx512)
+        return &grad_table_avx512;
     if (k == &kernels_table_avx2_vnni || k == &kernels_table_avx2) return &grad_table_avx2;
 #elif defined(__aarch64__)
     if (k == &kernels_table_neon_dot || k == &kernels_table_neon) return &grad_table_neon;

@@ -42,7 +42,7 @@ struct int8_panel {
 
 /* What differs between instruction sets; all give the same numbers. */
 struct int8_kernels {
-    const char *name; /* "avx512vnni", "avxvnni", "avx2", "neondot", "neon", "scalar" */
+    const char *name; /* "amx", "avx512vnni", "avxvnni", "avx2", "neondot", "neon", "scalar" */
 
     /* sums -- out[r][j] = sum over i of (q[r][i] - INT8_ZERO) * w[i][j], exactly.
      *   x    only q and ld are read     out  (rows, PACK_N) int32, overwritten */
@@ -64,7 +64,7 @@ struct int8_kernels {
 
 extern const struct int8_kernels int8_scalar;
 #if defined(__x86_64__)
-extern const struct int8_kernels int8_avx2, int8_avxvnni, int8_avx512vnni;
+extern const struct int8_kernels int8_avx2, int8_avxvnni, int8_avx512vnni, int8_amx;
 #elif defined(__aarch64__)
 extern const struct int8_kernels int8_neon, int8_neondot;
 #endif

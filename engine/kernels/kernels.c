@@ -20,6 +20,7 @@ const struct kernels *kernels_choose(const struct cpu *c, const char *force)
 {
     const struct candidate all[] = {
 #if defined(__x86_64__)
+        {&kernels_table_avx512_amx, c->amx_int8 && c->avx2 && c->fma && c->f16c},
         {&kernels_table_avx512_vnni, c->avx512_vnni && c->avx2 && c->fma && c->f16c},
         {&kernels_table_avx512, c->avx512 && c->avx2 && c->fma && c->f16c},
         {&kernels_table_avx2_vnni, c->avx_vnni && c->avx2 && c->fma && c->f16c},

@@ -170,6 +170,8 @@ INLINE double vd_sum(vd s)
 #define TABLE_INT8 int8_avx2
 #define TABLE_DOT kernels_table_avx512_vnni
 #define TABLE_DOT_INT8 int8_avx512vnni
+#define TABLE_TILES kernels_table_avx512_amx
+#define TABLE_TILES_INT8 int8_amx
 #define TABLE_NAME "avx512"
 #define GRAD_TABLE grad_table_avx512
 #include "engine/kernels/math.inc"

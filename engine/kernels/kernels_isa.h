@@ -12,6 +12,7 @@ extern const struct kernels kernels_table_avx2;
 extern const struct kernels kernels_table_avx2_vnni; /* differ in the products of 8-bit numbers */
 extern const struct kernels kernels_table_avx512;
 extern const struct kernels kernels_table_avx512_vnni;
+extern const struct kernels kernels_table_avx512_amx;
 extern const struct grad_kernels grad_table_avx2;
 extern const struct grad_kernels grad_table_avx512;
 #elif defined(__aarch64__)

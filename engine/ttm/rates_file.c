@@ -102,19 +102,29 @@ static void store(const struct ttm_rates *r, const char *path, const char *machi
     buf_release(&text);
 }
 
+/* Processors of one name and one set of kernels may differ in their products of 8-bit numbers. */
+static void kernel_names(char *out, size_t n, const struct compute *c, enum dtype t)
+{
+    bool both = t == DTYPE_I8;
+    snprintf(out, n, "%s%s%s", c->k->name, both ? "+" : "", both ? c->k->int8->name : "");
+}
+
 void ttm_rates_machine(struct buf *out, const struct cpu *cpu, const struct compute *c,
                        enum dtype t)
 {
+    char names[32];
+    kernel_names(names, sizeof names, c, t);
     for (const char *p = cpu->model; *p;
          p++) /* it comes from the system, but it is one line here */
         buf_putc(out, *p == '\n' ? ' ' : *p);
-    buf_printf(out, ", %s, %d threads, %s", c->k->name, pool_threads(c->pool), dtype_name(t));
+    buf_printf(out, ", %s, %d threads, %s", names, pool_threads(c->pool), dtype_name(t));
 }
 
 bool ttm_rates_path(struct buf *out, const struct compute *c, enum dtype t)
 {
-    char name[64];
-    snprintf(name, sizeof name, "rates-%s-%d-%s", c->k->name, pool_threads(c->pool), dtype_name(t));
+    char name[64], names[32];
+    kernel_names(names, sizeof names, c, t);
+    snprintf(name, sizeof name, "rates-%s-%d-%s", names, pool_threads(c->pool), dtype_name(t));
     return paths_cache(out, name);
 }
 

@@ -27,7 +27,8 @@
 int ttm_rates_get(struct ttm_rates *out, enum dtype t, const struct compute *c, const char *path,
                   const char *machine, bool *found, struct err *err);
 
-/* ttm_rates_machine -- append what rates of weights of type t belong to: "AMD EPYC, avx512, 2 threads, F32".
+/* ttm_rates_machine -- append what rates of weights of type t belong to: "AMD EPYC, avx512, 2 threads, F32",
+ * or "..., avx512+amx, 2 threads, I8".
  * ttm_rates_path -- append where they are kept by default: rates-avx512-2-F32 in the user's cache; false
  * when there is no such place (paths.h). */
 void ttm_rates_machine(struct buf *out, const struct cpu *cpu, const struct compute *c,

@@ -198,6 +198,7 @@ START_TEST(detection_agrees_with_the_kernel)
     ck_assert_int_eq(c.avx512_vnni, kernel_says(text, "avx512_vnni"));
     ck_assert_int_eq(c.avx512_bf16, kernel_says(text, "avx512_bf16"));
     ck_assert_int_eq(c.avx_vnni, kernel_says(text, "avx_vnni"));
+    ck_assert(!c.amx_int8 || kernel_says(text, "amx_int8")); /* the kernel may refuse */
     ck_assert(strstr(text, c.model));
 #else
     ck_assert_int_eq(c.neon, kernel_says(text, "asimd"));

@@ -13,7 +13,7 @@
 #include "tests/support/harness.h"
 
 /* The tables that this CPU runs, and inputs for them. */
-#define TABLES_MAX 4
+#define TABLES_MAX 5
 
 static inline int tables(const struct kernels *out[TABLES_MAX])
 {
@@ -41,6 +41,7 @@ static inline int int8_tables(const struct int8_kernels *out[TABLES_MAX])
     if (c.avx2) out[n++] = &int8_avx2;
     if (c.avx_vnni) out[n++] = &int8_avxvnni;
     if (c.avx512_vnni) out[n++] = &int8_avx512vnni;
+    if (c.amx_int8) out[n++] = &int8_amx;
 #elif defined(__aarch64__)
     if (c.neon) out[n++] = &int8_neon;
     if (c.neon_dotprod) out[n++] = &int8_neondot;

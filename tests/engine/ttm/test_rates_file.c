@@ -113,6 +113,25 @@ START_TEST(paths)
 }
 END_TEST
 
+/* Rates of 8-bit weights belong to the instructions that multiply them as well. */
+START_TEST(whose_they_are)
+{
+    struct cpu cpu = {.model = "A\nCPU"};
+    struct compute c = {.k = kernels_scalar()};
+    struct buf b = {0};
+    ttm_rates_machine(&b, &cpu, &c, DTYPE_BF16);
+    ck_assert_str_eq(b.data, "A CPU, scalar, 1 threads, BF16");
+    buf_clear(&b);
+    ttm_rates_machine(&b, &cpu, &c, DTYPE_I8);
+    ck_assert_str_eq(b.data, "A CPU, scalar+scalar, 1 threads, I8");
+    buf_clear(&b);
+    ck_assert_int_eq(setenv("XDG_CACHE_HOME", "/x", 1), 0);
+    ck_assert(ttm_rates_path(&b, &c, DTYPE_I8));
+    ck_assert_str_eq(b.data, "/x/ttmd/rates-scalar+scalar-1-I8");
+    buf_release(&b);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("ttm/rates file");
@@ -123,6 +142,7 @@ static Suite *suite(void)
     tcase_add_test(c, kept_between_starts);
     tcase_add_test(c, no_place_is_no_error);
     tcase_add_test(c, paths);
+    tcase_add_test(c, whose_they_are);
     suite_add_tcase(s, c);
     return s;
 }

@@ -1,0 +1,183 @@
+/* AMX: 16 x 64 times 64 x 16 8-bit numbers in one instruction, eight times what AVX-512 VNNI does.
+ *
+ * A panel as packed, quads of k by 32 columns, is two columns of weight tiles as it lies. Up to 32 rows go
+ * through a panel together as two halves, so that four tiles of sums hide the latency of each:
+ *
+ *                    W(6)  W(7)         16 quads of k each
+ *     X(4) rows      S(0)  S(1)
+ *     X(5) rows      S(2)  S(3)
+ *
+ * Sums begin as the shifts, which are written where the sums will be. Few rows are bound by memory and go
+ * the way of AVX-512 VNNI: the numbers are the same. Tiles are released after each call: while they hold
+ * something, every switch of threads saves 8 KiB more. */
+#include <immintrin.h>
+#include <stdalign.h>
+#include <string.h>
+
+#include "engine/kernels/int8.h"
+#include "engine/kernels/pack.h"
+
+#define TILE_ROWS 16
+#define TILE_BYTES 64 /* of a row of a tile */
+#define TILE_QUADS 16
+#define GROUP_ROWS (2 * TILE_ROWS)
+#define QUAD_BYTES (PACK_N * INT8_QUAD)
+#define SUM_BYTES (PACK_N * sizeof(int32_t))
+#define LINE 64
+#define FEW 4 /* rows that memory cannot bring weights for fast enough */
+
+/* GCC's tile loads do not tell the compiler what they read. */
+#define MEMORY() __asm__ volatile("" ::: "memory")
+
+/* What LDTILECFG reads. */
+struct config {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t bytes[16];
+    uint8_t rows[16];
+};
+
+_Static_assert(sizeof(struct config) == 64, "what LDTILECFG reads");
+
+/* Shapes of the tiles: `a` and `b` rows of inputs (b may be 0), `quads` of k. */
+static void configure(size_t a, size_t b, size_t quads)
+{
+    alignas(64) struct config c = {.palette = 1};
+    for (int i = 0; i < 8; i++) {
+        bool second = i == 2 || i == 3 || i == 5, weights = i >= 6;
+        size_t rows = weights ? quads : second ? b : a;
+        bool inputs = i == 4 || i == 5;
+        c.rows[i] = (uint8_t)rows;
+        c.bytes[i] = (uint16_t)(rows == 0 ? 0 : inputs ? quads * INT8_QUAD : TILE_BYTES);
+    }
+    MEMORY();
+    _tile_loadconfig(&c);
+}
+
+/* What comes from memory while the sums run: each group of rows brings its share of the panel behind. */
+struct ahead {
+    const char *at;
+    size_t lines; /* for each tile of weights' rows */
+};
+
+static inline void fetch(struct ahead *ahead)
+{
+    for (size_t i = 0; i < ahead->lines; i++, ahead->at += LINE)
+        _mm_prefetch(ahead->at, _MM_HINT_T1);
+}
+
+static void two_halves(const uint8_t *q, const uint8_t *q2, size_t ld, const int8_t *w,
+                       size_t tiles, struct ahead *ahead, int32_t *out, int32_t *out2)
+{
+    _tile_loadd(0, out, SUM_BYTES);
+    _tile_loadd(1, out + TILE_ROWS, SUM_BYTES);
+    _tile_loadd(2, out2, SUM_BYTES);
+    _tile_loadd(3, out2 + TILE_ROWS, SUM_BYTES);
+    for (; tiles > 0; tiles--, w += TILE_QUADS * QUAD_BYTES, q += TILE_BYTES, q2 += TILE_BYTES) {
+        _tile_loadd(6, w, QUAD_BYTES);
+        _tile_loadd(4, q, ld);
+        _tile_dpbusd(0, 4, 6);
+        _tile_loadd(7, w + TILE_BYTES, QUAD_BYTES);
+        _tile_dpbusd(1, 4, 7);
+        _tile_loadd(5, q2, ld);
+        _tile_dpbusd(2, 5, 6);
+        _tile_dpbusd(3, 5, 7);
+        fetch(ahead);
+    }
+    _tile_stored(0, out, SUM_BYTES);
+    _tile_stored(1, out + TILE_ROWS, SUM_BYTES);
+    _tile_stored(2, out2, SUM_BYTES);
+    _tile_stored(3, out2 + TILE_ROWS, SUM_BYTES);
+}
+
+static void one_half(const uint8_t *q, size_t ld, const int8_t *w, size_t tiles,
+                     struct ahead *ahead, int32_t *out)
+{
+    _tile_loadd(0, out, SUM_BYTES);
+    _tile_loadd(1, out + TILE_ROWS, SUM_BYTES);
+    for (; tiles > 0; tiles--, w += TILE_QUADS * QUAD_BYTES, q += TILE_BYTES) {
+        _tile_loadd(6, w, QUAD_BYTES);
+        _tile_loadd(4, q, ld);
+        _tile_dpbusd(0, 4, 6);
+        _tile_loadd(7, w + TILE_BYTES, QUAD_BYTES);
+        _tile_dpbusd(1, 4, 7);
+        fetch(ahead);
+    }
+    _tile_stored(0, out, SUM_BYTES);
+    _tile_stored(1, out + TILE_ROWS, SUM_BYTES);
+}
+
+/* a + b rows times `tiles` tiles of `quads` quads, added to out. */
+static void add_tiles(const uint8_t *q, size_t ld, size_t a, size_t b, const int8_t *w,
+                      size_t tiles, size_t quads, struct ahead *ahead, int32_t *out)
+{
+    configure(a, b, quads);
+    if (b)
+        two_halves(q, q + a * ld, ld, w, tiles, ahead, out, out + a * PACK_N);
+    else
+        one_half(q, ld, w, tiles, ahead, out);
+    MEMORY();
+}
+
+static void sums(const struct int8_rows *x, size_t rows, const struct int8_panel *p, int32_t *out)
+{
+    if (rows <= FEW) {
+        int8_avx512vnni.sums(x, rows, p, out);
+        return;
+    }
+    size_t groups = (rows + GROUP_ROWS - 1) / GROUP_ROWS;
+    size_t tiles = p->quads / TILE_QUADS, rest = p->quads % TILE_QUADS;
+    struct ahead ahead = {p->next ? p->next : (const char *)p->w + p->quads * QUAD_BYTES,
+                          groups > 1 ? TILE_QUADS * QUAD_BYTES / LINE / groups : 0};
+    for (size_t r = 0; r < rows; r++)
+        memcpy(out + r * PACK_N, p->shift, SUM_BYTES);
+    for (size_t r = 0, n; r < rows; r += n, groups--) {
+        n = (rows - r + groups - 1) / groups; /* about as many as in the groups after it */
+        size_t a = n <= TILE_ROWS ? n : (n + 1) / 2;
+        const uint8_t *q = x->q + r * x->ld;
+        if (tiles) add_tiles(q, x->ld, a, n - a, p->w, tiles, TILE_QUADS, &ahead, out + r * PACK_N);
+        if (rest)
+            add_tiles(q + tiles * TILE_BYTES, x->ld, a, n - a,
+                      p->w + tiles * TILE_QUADS * QUAD_BYTES, 1, rest, &ahead, out + r * PACK_N);
+    }
+    _tile_release();
+}
+
+static void keys(const uint8_t *q, size_t ld, size_t rows, const void *const *tile, size_t n,
+                 size_t quads, int32_t *out, size_t ldo)
+{
+    int8_avx512vnni.keys(q, ld, rows, tile, n, quads, out, ldo);
+}
+
+static int32_t spin(size_t n)
+{
+    static const uint8_t ones[TILE_ROWS * TILE_BYTES] = {1};
+    int32_t out[TILE_ROWS * TILE_ROWS];
+    configure(TILE_ROWS, TILE_ROWS, TILE_QUADS);
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    _tile_loadd(4, ones, TILE_BYTES);
+    _tile_loadd(5, ones, TILE_BYTES);
+    _tile_loadd(6, ones, TILE_BYTES);
+    _tile_loadd(7, ones, TILE_BYTES);
+    for (size_t i = 0; i < n; i++) {
+        _tile_dpbusd(0, 4, 6);
+        _tile_dpbusd(1, 4, 7);
+        _tile_dpbusd(2, 5, 6);
+        _tile_dpbusd(3, 5, 7);
+    }
+    int32_t all = 0;
+    _tile_stored(0, out, TILE_BYTES);
+    all += out[0];
+    _tile_stored(3, out, TILE_BYTES);
+    all += out[0];
+    _tile_release();
+    return all;
+}
+
+const struct int8_kernels int8_amx = {.name = "amx",
+                                      .sums = sums,
+                                      .keys = keys,
+                                      .turn_ops = (size_t)4 * 2 * TILE_ROWS * TILE_ROWS * TILE_BYTES,
+                                      .spin = spin};
