@@ -7,12 +7,14 @@
  *     X(4) rows      S(0)  S(1)
  *     X(5) rows      S(2)  S(3)
  *
- * Sums begin as the shifts, which are written where the sums will be. Few rows are bound by memory and go
- * the way of AVX-512 VNNI: the numbers are the same. Tiles are released after each call: while they hold
- * something, every switch of threads saves 8 KiB more. */
+ * Sums begin as the shifts: a load with stride 0 puts them into every row. Tiles are shaped as seldom as
+ * possible, since LDTILECFG waits for all products before it: whole halves share one shape, the last rows
+ * and what K has beyond whole tiles have their own. They are released after each call: while they hold
+ * something, every switch of threads saves 8 KiB more. Few rows are bound by memory and go the way of
+ * AVX-512 VNNI: the numbers are the same.
+ */
 #include <immintrin.h>
 #include <stdalign.h>
-#include <string.h>
 
 #include "engine/kernels/int8.h"
 #include "engine/kernels/pack.h"
@@ -24,6 +26,9 @@
 #define QUAD_BYTES (PACK_N * INT8_QUAD)
 #define SUM_BYTES (PACK_N * sizeof(int32_t))
 #define LINE 64
+#ifndef L1_TILES
+#define L1_TILES 12 /* along k, that stay in L1 while groups of rows pass over them */
+#endif
 #define FEW 4 /* rows that memory cannot bring weights for fast enough */
 
 /* GCC's tile loads do not tell the compiler what they read. */
@@ -59,63 +64,111 @@ struct ahead {
     size_t lines; /* for each tile of weights' rows */
 };
 
-static inline void fetch(struct ahead *ahead)
+static inline const char *fetch(const char *at, size_t lines)
 {
-    for (size_t i = 0; i < ahead->lines; i++, ahead->at += LINE)
-        _mm_prefetch(ahead->at, _MM_HINT_T1);
+    for (; lines > 0; lines--, at += LINE)
+        _mm_prefetch(at, _MM_HINT_T1);
+    return at;
 }
 
-static void two_halves(const uint8_t *q, const uint8_t *q2, size_t ld, const int8_t *w,
-                       size_t tiles, struct ahead *ahead, int32_t *out, int32_t *out2)
+/* One or two halves of rows times `tiles` tiles of weights. */
+struct product {
+    const uint8_t *q, *q2; /* q2 of the second half, or NULL */
+    size_t ld;
+    const int8_t *w;
+    size_t tiles;
+    const int32_t *start; /* what the sums begin with */
+    size_t start_bytes;   /* from row to row of it: 0 for shifts */
+    int32_t *out, *out2;
+};
+
+static void two_halves(const struct product *p, struct ahead *ahead)
 {
-    _tile_loadd(0, out, SUM_BYTES);
-    _tile_loadd(1, out + TILE_ROWS, SUM_BYTES);
-    _tile_loadd(2, out2, SUM_BYTES);
-    _tile_loadd(3, out2 + TILE_ROWS, SUM_BYTES);
-    for (; tiles > 0; tiles--, w += TILE_QUADS * QUAD_BYTES, q += TILE_BYTES, q2 += TILE_BYTES) {
+    const uint8_t *q = p->q, *q2 = p->q2;
+    const int8_t *w = p->w;
+    const char *next = ahead->at;
+    const size_t lines = ahead->lines;
+    const int32_t *start2 = p->start_bytes ? p->out2 : p->start;
+    _tile_loadd(0, p->start, p->start_bytes);
+    _tile_loadd(1, p->start + TILE_ROWS, p->start_bytes);
+    _tile_loadd(2, start2, p->start_bytes);
+    _tile_loadd(3, start2 + TILE_ROWS, p->start_bytes);
+    for (size_t i = 0; i < p->tiles; i++) {
         _tile_loadd(6, w, QUAD_BYTES);
-        _tile_loadd(4, q, ld);
+        _tile_stream_loadd(4, q, p->ld);
         _tile_dpbusd(0, 4, 6);
         _tile_loadd(7, w + TILE_BYTES, QUAD_BYTES);
         _tile_dpbusd(1, 4, 7);
-        _tile_loadd(5, q2, ld);
+        _tile_stream_loadd(5, q2, p->ld);
         _tile_dpbusd(2, 5, 6);
         _tile_dpbusd(3, 5, 7);
-        fetch(ahead);
+        next = fetch(next, lines);
+        w += TILE_QUADS * QUAD_BYTES;
+        q += TILE_BYTES;
+        q2 += TILE_BYTES;
     }
-    _tile_stored(0, out, SUM_BYTES);
-    _tile_stored(1, out + TILE_ROWS, SUM_BYTES);
-    _tile_stored(2, out2, SUM_BYTES);
-    _tile_stored(3, out2 + TILE_ROWS, SUM_BYTES);
+    ahead->at = next;
+    _tile_stored(0, p->out, SUM_BYTES);
+    _tile_stored(1, p->out + TILE_ROWS, SUM_BYTES);
+    _tile_stored(2, p->out2, SUM_BYTES);
+    _tile_stored(3, p->out2 + TILE_ROWS, SUM_BYTES);
 }
 
-static void one_half(const uint8_t *q, size_t ld, const int8_t *w, size_t tiles,
-                     struct ahead *ahead, int32_t *out)
+static void one_half(const struct product *p, struct ahead *ahead)
 {
-    _tile_loadd(0, out, SUM_BYTES);
-    _tile_loadd(1, out + TILE_ROWS, SUM_BYTES);
-    for (; tiles > 0; tiles--, w += TILE_QUADS * QUAD_BYTES, q += TILE_BYTES) {
+    const uint8_t *q = p->q;
+    const int8_t *w = p->w;
+    const char *next = ahead->at;
+    const size_t lines = ahead->lines;
+    _tile_loadd(0, p->start, p->start_bytes);
+    _tile_loadd(1, p->start + TILE_ROWS, p->start_bytes);
+    for (size_t i = 0; i < p->tiles; i++) {
         _tile_loadd(6, w, QUAD_BYTES);
-        _tile_loadd(4, q, ld);
+        _tile_stream_loadd(4, q, p->ld);
         _tile_dpbusd(0, 4, 6);
         _tile_loadd(7, w + TILE_BYTES, QUAD_BYTES);
         _tile_dpbusd(1, 4, 7);
-        fetch(ahead);
+        next = fetch(next, lines);
+        w += TILE_QUADS * QUAD_BYTES;
+        q += TILE_BYTES;
     }
-    _tile_stored(0, out, SUM_BYTES);
-    _tile_stored(1, out + TILE_ROWS, SUM_BYTES);
+    ahead->at = next;
+    _tile_stored(0, p->out, SUM_BYTES);
+    _tile_stored(1, p->out + TILE_ROWS, SUM_BYTES);
 }
 
-/* a + b rows times `tiles` tiles of `quads` quads, added to out. */
-static void add_tiles(const uint8_t *q, size_t ld, size_t a, size_t b, const int8_t *w,
-                      size_t tiles, size_t quads, struct ahead *ahead, int32_t *out)
+/* Rows and quads of the tiles as they are. */
+struct shape {
+    size_t a, b, quads;
+};
+
+static void reshape(struct shape *s, size_t a, size_t b, size_t quads)
 {
+    if (s->a == a && (!b || s->b == b) && s->quads == quads) return;
+    *s = (struct shape){a, b, quads};
     configure(a, b, quads);
-    if (b)
-        two_halves(q, q + a * ld, ld, w, tiles, ahead, out, out + a * PACK_N);
-    else
-        one_half(q, ld, w, tiles, ahead, out);
-    MEMORY();
+}
+
+/* All rows times `tiles` tiles of `quads` quads; sums begin as `shift`, or are added to. */
+static void all_rows(const uint8_t *q, size_t ld, size_t rows, const int8_t *w, size_t tiles,
+                     size_t quads, const int32_t *shift, struct ahead *ahead, struct shape *shape,
+                     int32_t *out)
+{
+    for (size_t r = 0, n; r < rows; r += n) {
+        n = rows - r < GROUP_ROWS ? rows - r : GROUP_ROWS;
+        size_t a = n < TILE_ROWS ? n : TILE_ROWS, b = n - a;
+        struct product p = {.q = q + r * ld, .ld = ld, .w = w, .tiles = tiles};
+        p.q2 = p.q + a * ld;
+        p.out = out + r * PACK_N;
+        p.out2 = p.out + a * PACK_N;
+        p.start = shift ? shift : p.out;
+        p.start_bytes = shift ? 0 : SUM_BYTES;
+        reshape(shape, a, b, quads);
+        if (b)
+            two_halves(&p, ahead);
+        else
+            one_half(&p, ahead);
+    }
 }
 
 static void sums(const struct int8_rows *x, size_t rows, const struct int8_panel *p, int32_t *out)
@@ -124,21 +177,21 @@ static void sums(const struct int8_rows *x, size_t rows, const struct int8_panel
         int8_avx512vnni.sums(x, rows, p, out);
         return;
     }
-    size_t groups = (rows + GROUP_ROWS - 1) / GROUP_ROWS;
+    size_t groups = (rows + GROUP_ROWS - 1) / GROUP_ROWS, most = groups > 1 ? L1_TILES : SIZE_MAX;
     size_t tiles = p->quads / TILE_QUADS, rest = p->quads % TILE_QUADS;
     struct ahead ahead = {p->next ? p->next : (const char *)p->w + p->quads * QUAD_BYTES,
                           groups > 1 ? TILE_QUADS * QUAD_BYTES / LINE / groups : 0};
-    for (size_t r = 0; r < rows; r++)
-        memcpy(out + r * PACK_N, p->shift, SUM_BYTES);
-    for (size_t r = 0, n; r < rows; r += n, groups--) {
-        n = (rows - r + groups - 1) / groups; /* about as many as in the groups after it */
-        size_t a = n <= TILE_ROWS ? n : (n + 1) / 2;
-        const uint8_t *q = x->q + r * x->ld;
-        if (tiles) add_tiles(q, x->ld, a, n - a, p->w, tiles, TILE_QUADS, &ahead, out + r * PACK_N);
-        if (rest)
-            add_tiles(q + tiles * TILE_BYTES, x->ld, a, n - a,
-                      p->w + tiles * TILE_QUADS * QUAD_BYTES, 1, rest, &ahead, out + r * PACK_N);
+    struct shape shape = {0};
+    const int32_t *start = p->shift;
+    for (size_t t = 0, n; t < tiles; t += n, start = NULL) {
+        n = tiles - t < most ? tiles - t : most;
+        all_rows(x->q + t * TILE_BYTES, x->ld, rows, p->w + t * TILE_QUADS * QUAD_BYTES, n,
+                 TILE_QUADS, start, &ahead, &shape, out);
     }
+    if (rest)
+        all_rows(x->q + tiles * TILE_BYTES, x->ld, rows, p->w + tiles * TILE_QUADS * QUAD_BYTES, 1,
+                 rest, start, &ahead, &shape, out);
+    MEMORY();
     _tile_release();
 }
 
@@ -179,5 +232,6 @@ static int32_t spin(size_t n)
 const struct int8_kernels int8_amx = {.name = "amx",
                                       .sums = sums,
                                       .keys = keys,
-                                      .turn_ops = (size_t)4 * 2 * TILE_ROWS * TILE_ROWS * TILE_BYTES,
+                                      .turn_ops =
+                                          (size_t)4 * 2 * TILE_ROWS * TILE_ROWS * TILE_BYTES,
                                       .spin = spin};
