@@ -20,7 +20,7 @@
 #include <string.h>
 
 #include "engine/base/mem.h"
-#include "engine/gpt2/model.h"
+#include "engine/gpt2/blocks.h"
 
 /* Below so many multiplications a piece of work is not worth waking another thread. */
 #define PIECE_OPS 16384
@@ -47,7 +47,7 @@ struct step {
     size_t n_tiles;
     float *attend; /* (threads, attend_floats) */
     size_t attend_floats;
-    float *linear; /* for linear_apply() */
+    float *linear; /* for linear_apply(), or of blocks */
     const struct gpt2_layer *layer;
     size_t layer_no;
     const float *ln_in, *ln_w, *ln_b;
@@ -100,7 +100,8 @@ size_t gpt2_scratch_floats(const struct gpt2 *m, int max_tokens, int threads)
     size_t t = (size_t)max_tokens;
     struct linear_rows all = {.n_decode = t, .n_prefill = t};
     return line(t * matmul_stride((size_t)m->cfg.n_embd)) + line(t * wide_cols(m)) + 2 * line(t) +
-           tile_floats(t) + (size_t)threads * attend_floats(m) + linear_floats(m, all);
+           tile_floats(t) + (size_t)threads * attend_floats(m) +
+           max_size(linear_floats(m, all), blocks_floats(m, threads));
 }
 
 /* The next `floats` of scratch; void, as some of it holds indices. */
@@ -296,12 +297,31 @@ static void attention(struct step *s)
 
 /* ---- the step ---- */
 
+static void run_layer_in_blocks(struct step *s)
+{
+    const struct blocks b = {.m = s->m,
+                             .c = s->c,
+                             .t = s->t,
+                             .x = s->x,
+                             .a = s->a,
+                             .ld_a = s->ld_a,
+                             .qkv = s->wide,
+                             .scratch = s->linear};
+    blocks_qkv(&b, s->layer);
+    attention(s);
+    blocks_mlp(&b, s->layer);
+}
+
 static void run_layer(struct step *s, int i)
 {
     const struct gpt2_layer *l = &s->m->layers[i];
     size_t c = (size_t)s->m->cfg.n_embd, inner = (size_t)s->m->cfg.n_inner;
     s->layer = l;
     s->layer_no = (size_t)i;
+    if (!s->in->tap && blocks_suit(l, s->t, pool_threads(s->c->pool))) {
+        run_layer_in_blocks(s);
+        return;
+    }
     norm(s, s->a, s->ld_a, l->ln_1_weight, l->ln_1_bias);
     tap(s, i, "ln_1", s->a, c);
     linear_apply(&l->c_attn, s->c, s->rows, s->a, s->ld_a, s->wide, 3 * c, ACT_NONE, NULL,
