@@ -122,6 +122,11 @@ INLINE vf vf_scale2(vf a, vf n)
     vf second = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23));
     return _mm256_mul_ps(_mm256_mul_ps(a, first), second);
 }
+/* 0 where x < least, else a. */
+INLINE vf vf_unless_less(vf a, vf x, vf least)
+{
+    return _mm256_and_ps(a, _mm256_cmp_ps(x, least, _CMP_NLT_UQ));
+}
 /* Lanes n.. of a replaced by those of b. */
 INLINE vf vf_keep_n(vf a, vf b, size_t n)
 {

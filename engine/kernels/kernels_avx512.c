@@ -115,6 +115,11 @@ INLINE vf vf_scale2(vf a, vf n)
 {
     return _mm512_scalef_ps(a, n);
 }
+/* 0 where x < least, else a. */
+INLINE vf vf_unless_less(vf a, vf x, vf least)
+{
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, least, _CMP_NLT_UQ), a);
+}
 /* Lanes n.. of a replaced by those of b. */
 INLINE vf vf_keep_n(vf a, vf b, size_t n)
 {

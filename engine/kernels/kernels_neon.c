@@ -130,6 +130,12 @@ INLINE vf vf_scale2(vf a, vf n)
     vf second = vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(rest, bias), 23));
     return vmulq_f32(vmulq_f32(a, first), second);
 }
+/* 0 where x < least, else a. */
+INLINE vf vf_unless_less(vf a, vf x, vf least)
+{
+    uint32x4_t bits = vreinterpretq_u32_f32(a);
+    return vreinterpretq_f32_u32(vbicq_u32(bits, vcltq_f32(x, least)));
+}
 /* Lanes n.. of a replaced by those of b. */
 INLINE vf vf_keep_n(vf a, vf b, size_t n)
 {

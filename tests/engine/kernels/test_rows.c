@@ -25,18 +25,36 @@ START_TEST(exp_is_accurate_everywhere)
     float x[N], y[N];
     for (int i = 0; i < n_all; i++) {
         double worst = 0;
-        for (double at = -104; at < 87.8; at += 0.9) {
+        for (double at = -87.3; at < 87.8; at += 0.9) {
             for (int j = 0; j < N; j++)
                 x[j] = (float)(at + 0.9 * j / N);
             exp_all(all[i], y, x, N);
             for (int j = 0; j < N; j++) {
                 double want = exp((double)x[j]), ulp = ldexp(1, ilogb(want) - 23);
-                if (ulp < 0x1p-149) ulp = 0x1p-149;
                 double off = fabs((double)y[j] - want) / ulp;
                 if (off > worst) worst = off;
             }
         }
         ck_assert_msg(worst < 2.0, "%s: exp is %.2f ulp off", all[i]->name, worst);
+    }
+}
+END_TEST
+
+/* Where results would be subnormal, or soon, vectors give 0 and the C library what it gives. */
+START_TEST(exp_of_the_least)
+{
+    enum { N = 1000 };
+    float x[N], y[N];
+    for (int i = 0; i < n_all; i++) {
+        for (int j = 0; j < N; j++)
+            x[j] = -87.31F - (float)j * 0.02F;
+        exp_all(all[i], y, x, N);
+        for (int j = 0; j < N; j++) {
+            double want = exp((double)x[j]);
+            ck_assert_msg(y[j] == 0 || fabs((double)y[j] - want) <= 1e-6 * want + 0x1p-149,
+                          "%s: exp(%.9g) = %.9g", all[i]->name, (double)x[j], (double)y[j]);
+            ck_assert(all[i] == kernels_scalar() || y[j] == 0);
+        }
     }
 }
 END_TEST
@@ -253,6 +271,10 @@ START_TEST(tables_are_chosen_by_name_and_by_features)
     ck_assert_ptr_null(kernels_choose(&none, "neon"));
     ck_assert_ptr_null(kernels_choose(&c, "sse"));
     ck_assert_ptr_eq(kernels_choose(&c, "scalar"), kernels_scalar());
+    ck_assert_ptr_eq(kernels_choose(&c, "scalar+scalar"), kernels_scalar());
+    ck_assert_ptr_null(kernels_choose(&c, "scalar+avx2"));
+    ck_assert_ptr_null(kernels_choose(&c, "scalar+"));
+    ck_assert_ptr_null(kernels_choose(&c, "scalars"));
     ck_assert_ptr_eq(kernels_choose(&c, NULL), all[n_all - 1]);
     for (int i = 0; i < n_all; i++)
         ck_assert_str_eq(kernels_choose(&c, all[i]->name)->name, all[i]->name);
@@ -266,6 +288,7 @@ static Suite *suite(void)
     tcase_add_unchecked_fixture(t, setup, NULL);
     tcase_set_timeout(t, 120);
     tcase_add_test(t, exp_is_accurate_everywhere);
+    tcase_add_test(t, exp_of_the_least);
     tcase_add_test(t, exp_at_the_ends);
     tcase_add_test(t, activations_are_accurate);
     tcase_add_test(t, activations_at_the_ends);
