@@ -47,7 +47,8 @@ static const struct option table[] = {
     {"kv-dtype", 0, OPTION_STRING, FIELD(kv_dtype), "T", 0, 0, "auto|f32|f16|int8",
      "element type of the KV cache (default auto: int8 with int8 weights, else f16)"},
     {"kernels", 0, OPTION_STRING, FIELD(kernels), "NAME", 0, 0, NULL,
-     "instruction set: scalar, avx2, avx512, neon (default: the fastest)"},
+     "instruction set: scalar, avx2, avx512, neon; avx512+avx512vnni: 8 bits without AMX (default: "
+     "the fastest)"},
 };
 static const struct options options = {
     .command = "bench",

@@ -20,31 +20,32 @@ struct session_flags {
 
 /* The rows of an option table for a struct session_flags at `base` bytes in the command's struct. */
 #define SESSION_FIELD(base, f) ((base) + offsetof(struct session_flags, f))
-#define SESSION_OPTIONS(base)                                                          \
-    {"threads",                                                                        \
-     0,                                                                                \
-     OPTION_INT,                                                                       \
-     SESSION_FIELD(base, threads),                                                     \
-     "N",                                                                              \
-     0,                                                                                \
-     1024,                                                                             \
-     NULL,                                                                             \
-     "compute threads; 0 = all that may be used"},                                     \
-        DTYPE_OPTION(SESSION_FIELD(base, dtype)),                                      \
-        {"max-batch", 0,   OPTION_INT, SESSION_FIELD(base, max_batch),           "N",  \
-         1,           256, NULL,       "sequences computed together (default 8)"},     \
-        {"kv-dtype",                                                                   \
-         0,                                                                            \
-         OPTION_STRING,                                                                \
-         SESSION_FIELD(base, kv_dtype),                                                \
-         "T",                                                                          \
-         0,                                                                            \
-         0,                                                                            \
-         "auto|f32|f16|int8",                                                          \
-         "element type of the KV cache (default f32: exact; the daemon's is auto)"},   \
-    {                                                                                  \
-        "kernels", 0, OPTION_STRING, SESSION_FIELD(base, kernels), "NAME", 0, 0, NULL, \
-            "instruction set: scalar, avx2, avx512, neon (default: the fastest)"       \
+#define SESSION_OPTIONS(base)                                                                     \
+    {"threads",                                                                                   \
+     0,                                                                                           \
+     OPTION_INT,                                                                                  \
+     SESSION_FIELD(base, threads),                                                                \
+     "N",                                                                                         \
+     0,                                                                                           \
+     1024,                                                                                        \
+     NULL,                                                                                        \
+     "compute threads; 0 = all that may be used"},                                                \
+        DTYPE_OPTION(SESSION_FIELD(base, dtype)),                                                 \
+        {"max-batch", 0,   OPTION_INT, SESSION_FIELD(base, max_batch),           "N",             \
+         1,           256, NULL,       "sequences computed together (default 8)"},                \
+        {"kv-dtype",                                                                              \
+         0,                                                                                       \
+         OPTION_STRING,                                                                           \
+         SESSION_FIELD(base, kv_dtype),                                                           \
+         "T",                                                                                     \
+         0,                                                                                       \
+         0,                                                                                       \
+         "auto|f32|f16|int8",                                                                     \
+         "element type of the KV cache (default f32: exact; the daemon's is auto)"},              \
+    {                                                                                             \
+        "kernels", 0, OPTION_STRING, SESSION_FIELD(base, kernels), "NAME", 0, 0, NULL,            \
+            "instruction set: scalar, avx2, avx512, neon; avx512+avx512vnni: 8 bits without AMX " \
+            "(default: the fastest)"                                                              \
     }
 
 struct session {

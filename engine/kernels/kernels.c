@@ -16,6 +16,14 @@ const struct kernels *kernels_scalar(void)
     return &kernels_table_scalar;
 }
 
+/* "avx512", or "avx512+amx". */
+static bool is_called(const struct kernels *t, const char *name)
+{
+    size_t n = strlen(t->name);
+    if (strncmp(name, t->name, n) != 0) return false;
+    return !name[n] || (name[n] == '+' && strcmp(name + n + 1, t->int8->name) == 0);
+}
+
 const struct kernels *kernels_choose(const struct cpu *c, const char *force)
 {
     const struct candidate all[] = {
@@ -32,6 +40,6 @@ const struct kernels *kernels_choose(const struct cpu *c, const char *force)
         {&kernels_table_scalar, true},
     };
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
-        if (all[i].runs && (!force || strcmp(force, all[i].table->name) == 0)) return all[i].table;
+        if (all[i].runs && (!force || is_called(all[i].table, force))) return all[i].table;
     return NULL;
 }

@@ -149,7 +149,8 @@ struct kernels {
 const struct kernels *kernels_scalar(void);
 
 /* kernels_choose -- the fastest table that this CPU runs. `force` NULL, or a table's name ("scalar",
- * "avx2"): tests and --kernels; NULL is returned if that one is unknown or cannot run here. */
+ * "avx2"), also with that of its 8-bit products ("avx512+avx512vnni" where "avx512" would take tiles): tests
+ * and --kernels; NULL is returned if that one is unknown or cannot run here. */
 const struct kernels *kernels_choose(const struct cpu *c, const char *force);
 
 #endif
