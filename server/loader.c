@@ -15,6 +15,7 @@
 
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
+#include "engine/base/thread.h"
 #include "server/jsonw.h"
 #include "server/metrics.h"
 #include "server/request.h"
@@ -245,7 +246,7 @@ int loader_start(struct loader **out, struct server *s, int first_fd, struct err
     pthread_mutex_init(&l->lock, NULL);
     pthread_cond_init(&l->wake, NULL);
     *out = l; /* before the thread: models find their loader through the server */
-    int rc = pthread_create(&l->thread, NULL, loader_main, l);
+    int rc = thread_start(&l->thread, loader_main, l, "loader");
     if (!rc) return 0;
     *out = NULL;
     free(l->dir);

@@ -27,6 +27,7 @@
 
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
+#include "engine/base/thread.h"
 #include "server/headers.h"
 #include "server/request.h"
 
@@ -402,7 +403,7 @@ int watcher_start(struct watcher **out, struct server *s, struct err *err)
     int rc = -1;
     if (w->epoll_fd >= 0 && w->event_fd >= 0 &&
         epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, w->event_fd, &ev) == 0)
-        rc = pthread_create(&w->thread, NULL, watcher_main, w);
+        rc = thread_start(&w->thread, watcher_main, w, "watcher");
     if (rc == 0) {
         *out = w;
         return 0;

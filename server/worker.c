@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "engine/base/mem.h"
+#include "engine/base/thread.h"
 #include "server/request.h"
 
 struct worker {
@@ -67,7 +68,7 @@ int worker_start(struct worker **out, struct err *err)
     struct worker *w = mem_calloc(1, sizeof *w);
     pthread_mutex_init(&w->lock, NULL);
     pthread_cond_init(&w->more, NULL);
-    int rc = pthread_create(&w->thread, NULL, worker_main, w);
+    int rc = thread_start(&w->thread, worker_main, w, "worker");
     if (rc) {
         pthread_cond_destroy(&w->more);
         pthread_mutex_destroy(&w->lock);

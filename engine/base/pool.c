@@ -27,8 +27,6 @@
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdalign.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -42,6 +40,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/cpu.h"
 #include "engine/base/mem.h"
+#include "engine/base/thread.h"
 
 #define OPEN 0x80000000u
 #define WAITED 0x40000000u
@@ -246,23 +245,17 @@ static void stop_workers(struct pool *p, int started)
     free(p);
 }
 
-/* Signals are for the main thread: workers start with all of them blocked. */
 static int start_workers(struct pool *p, int *started)
 {
-    sigset_t all, old;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
     int rc = 0;
     for (*started = 0; *started < p->threads - 1; ++*started) {
         struct worker *w = &p->workers[*started];
         *w = (struct worker){.pool = p, .index = *started + 1};
-        rc = pthread_create(&w->thread, NULL, worker_main, w);
-        if (rc) break;
         char name[16];
-        snprintf(name, sizeof name, "compute-%d", w->index);
-        pthread_setname_np(w->thread, name);
+        snprintf(name, sizeof name, "compute-%u", (unsigned)w->index % 100000);
+        rc = thread_start(&w->thread, worker_main, w, name);
+        if (rc) break;
     }
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
     return rc;
 }
 

@@ -20,6 +20,7 @@
 
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
+#include "engine/base/thread.h"
 #include "engine/run/scheduler_seq.h"
 
 #define FIRST_LUCK 0.5 /* of guesses, before any was compared */
@@ -323,7 +324,7 @@ int scheduler_open(struct scheduler **out, const struct scheduler_model *m,
         prefix_init(&s->prefix, &s->kv, o->prefix_blocks);
         make_seqs(s);
     }
-    if (!rc && pthread_create(&s->thread, NULL, engine_thread, s))
+    if (!rc && thread_start(&s->thread, engine_thread, s, "engine"))
         rc = err_set(err, ERR_IO, "cannot start the engine thread");
     if (rc)
         release(s);
