@@ -3,6 +3,7 @@
  * line editing would make harder, not easier. */
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -15,19 +16,25 @@ static bool go_on(const struct tool *t)
     return !tool_stopped(t) || (t->resume && t->resume());
 }
 
-enum { LOOK_MS = 50 };
 enum reading { LINE, AGAIN, END, FAILED };
 
-/* Wait for a line of the terminal; false after a signal. A signal may come just before the wait, or to
- * another thread, where it would interrupt nothing: so the flag is looked at now and then. */
+/* Wait for a line of the terminal; false after a signal. Signals are let in by the wait alone: one that came
+ * just before it would interrupt nothing. */
 static bool prompt(const struct tool *t)
 {
     struct pollfd p = {.fd = STDIN_FILENO, .events = POLLIN};
+    sigset_t stopping, before;
+    bool there = false;
+    sigemptyset(&stopping);
+    sigaddset(&stopping, SIGINT);
+    sigaddset(&stopping, SIGTERM);
+    pthread_sigmask(SIG_BLOCK, &stopping, &before);
     fputs("> ", t->log);
     fflush(t->log);
-    while (!tool_stopped(t))
-        if (poll(&p, 1, LOOK_MS) > 0) return true;
-    return false;
+    while (!there && !tool_stopped(t))
+        there = ppoll(&p, 1, NULL, &before) >= 0 || errno != EINTR;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return there;
 }
 
 static enum reading read_line(const struct tool *t, char **line, size_t *cap, size_t *len)

@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <termios.h>
 #include <unistd.h>
 
 #include "engine/base/buf.h"
@@ -87,12 +86,6 @@ static void terminal_open(struct terminal *t, const char *model)
               "--max-tokens", "2000", (char *)NULL);
         _exit(127);
     }
-    /* At Ctrl-C a terminal sends the signal first and throws away waiting output next: the new prompt as well, where
-     * the program was quick. */
-    struct termios mode;
-    ck_assert_int_eq(tcgetattr(t->fd, &mode), 0);
-    mode.c_lflag |= NOFLSH;
-    ck_assert_int_eq(tcsetattr(t->fd, TCSANOW, &mode), 0);
 }
 
 /* Read until `text` has come `times` times in all. */
