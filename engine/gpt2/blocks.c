@@ -74,10 +74,10 @@ static struct desk desk_of(const struct blocks *b, int worker)
     return d;
 }
 
-size_t blocks_floats(const struct gpt2 *m, int threads)
+size_t blocks_floats(const struct gpt2 *m, size_t max_rows, int threads)
 {
     for (int i = 0; i < m->cfg.n_layer; i++)
-        if (possible(&m->layers[i])) return (size_t)threads * desk_floats(m);
+        if (blocks_suit(&m->layers[i], max_rows, threads)) return (size_t)threads * desk_floats(m);
     return 0;
 }
 

@@ -26,7 +26,7 @@ bool blocks_suit(const struct gpt2_layer *l, size_t t, int threads);
 void blocks_qkv(const struct blocks *b, const struct gpt2_layer *l);
 void blocks_mlp(const struct blocks *b, const struct gpt2_layer *l);
 
-/* blocks_floats -- scratch for any number of rows; 0 when no layer of m could be taken so. */
-size_t blocks_floats(const struct gpt2 *m, int threads);
+/* blocks_floats -- scratch for any number of rows up to max_rows; 0 when no layer of m would be taken so. */
+size_t blocks_floats(const struct gpt2 *m, size_t max_rows, int threads);
 
 #endif

@@ -101,7 +101,7 @@ size_t gpt2_scratch_floats(const struct gpt2 *m, int max_tokens, int threads)
     struct linear_rows all = {.n_decode = t, .n_prefill = t};
     return line(t * matmul_stride((size_t)m->cfg.n_embd)) + line(t * wide_cols(m)) + 2 * line(t) +
            tile_floats(t) + (size_t)threads * attend_floats(m) +
-           max_size(linear_floats(m, all), blocks_floats(m, threads));
+           max_size(linear_floats(m, all), blocks_floats(m, t, threads));
 }
 
 /* The next `floats` of scratch; void, as some of it holds indices. */
