@@ -10,8 +10,8 @@
  * Sums begin as the shifts: a load with stride 0 puts them into every row. Tiles are shaped as seldom as
  * possible, since LDTILECFG waits for all products before it: whole halves share one shape, the last rows
  * and what K has beyond whole tiles have their own. They are released after each call: while they hold
- * something, every switch of threads saves 8 KiB more. Few rows are bound by memory and go the way of
- * AVX-512 VNNI: the numbers are the same.
+ * something, every switch of threads saves 8 KiB more. Few rows are bound by memory, small products by
+ * the shaping: those go the way of AVX-512 VNNI, the numbers are the same.
  */
 #include <immintrin.h>
 #include <stdalign.h>
@@ -30,6 +30,8 @@
 #define L1_TILES 12 /* along k, that stay in L1 while groups of rows pass over them */
 #endif
 #define FEW 4 /* rows that memory cannot bring weights for fast enough */
+#define WORTH \
+    512 /* rows times quads for which shaping tiles pays; each shape more as much again, twice */
 
 /* GCC's tile loads do not tell the compiler what they read. */
 #define MEMORY() __asm__ volatile("" ::: "memory")
@@ -173,7 +175,8 @@ static void all_rows(const uint8_t *q, size_t ld, size_t rows, const int8_t *w, 
 
 static void sums(const struct int8_rows *x, size_t rows, const struct int8_panel *p, int32_t *out)
 {
-    if (rows <= FEW) {
+    size_t worth = p->quads % TILE_QUADS ? 3 * WORTH : WORTH;
+    if (rows <= FEW || rows * p->quads < worth) {
         int8_avx512vnni.sums(x, rows, p, out);
         return;
     }

@@ -56,10 +56,10 @@ static void check_sums(const uint8_t *q, size_t ld, size_t rows, const int8_t *w
 
 START_TEST(sums_are_exact)
 {
-    static const size_t quads[] = {1, 2, 5, 12, 31, 192};
+    static const size_t quads[] = {1, 2, 5, 12, 31, 64, 100, 192, 207};
     size_t k = quads[_i] * INT8_QUAD, ld = k + 3;
     int8_t *w = weights(k * PACK_N, 1);
-    for (size_t rows = 1; rows <= 40; rows += rows < 14 ? 1 : 13) {
+    for (size_t rows = 1; rows <= 75; rows += rows < 19 ? 1 : 7) {
         uint8_t *q = inputs(rows, ld, 2);
         check_sums(q, ld, rows, w, quads[_i]);
         free(q);
@@ -299,7 +299,7 @@ static Suite *suite(void)
     Suite *s = suite_create("int8");
     TCase *t = tcase_create("int8");
     tcase_set_timeout(t, 120);
-    tcase_add_loop_test(t, sums_are_exact, 0, 6);
+    tcase_add_loop_test(t, sums_are_exact, 0, 9);
     tcase_add_loop_test(t, extremes_are_exact, 0, 4);
     tcase_add_loop_test(t, keys_are_exact, 0, 5);
     tcase_add_loop_test(t, quantising_agrees, 0, 8);
