@@ -26,12 +26,10 @@
 #define QUAD_BYTES (PACK_N * INT8_QUAD)
 #define SUM_BYTES (PACK_N * sizeof(int32_t))
 #define LINE 64
-#ifndef L1_TILES
 #define L1_TILES 12 /* along k, that stay in L1 while groups of rows pass over them */
-#endif
-#define FEW 4 /* rows that memory cannot bring weights for fast enough */
+#define FEW 4       /* rows that memory cannot bring weights for fast enough */
 #define WORTH \
-    512 /* rows times quads for which shaping tiles pays; each shape more as much again, twice */
+    512 /* rows times quads for which shaping tiles pays; three times as many with a rest of k */
 
 /* GCC's tile loads do not tell the compiler what they read. */
 #define MEMORY() __asm__ volatile("" ::: "memory")
@@ -151,21 +149,28 @@ static void reshape(struct shape *s, size_t a, size_t b, size_t quads)
     configure(a, b, quads);
 }
 
-/* All rows times `tiles` tiles of `quads` quads; sums begin as `shift`, or are added to. */
-static void all_rows(const uint8_t *q, size_t ld, size_t rows, const int8_t *w, size_t tiles,
-                     size_t quads, const int32_t *shift, struct ahead *ahead, struct shape *shape,
+/* A stretch of k: `tiles` tiles of `quads` quads, behind `first` whole tiles. */
+struct stretch {
+    size_t first, tiles, quads;
+};
+
+/* All rows times a stretch of the panel; its sums are added to those of the stretch before it. */
+static void all_rows(const struct int8_rows *x, size_t rows, const struct int8_panel *panel,
+                     const struct stretch *k, struct ahead *ahead, struct shape *shape,
                      int32_t *out)
 {
     for (size_t r = 0, n; r < rows; r += n) {
         n = rows - r < GROUP_ROWS ? rows - r : GROUP_ROWS;
         size_t a = n < TILE_ROWS ? n : TILE_ROWS, b = n - a;
-        struct product p = {.q = q + r * ld, .ld = ld, .w = w, .tiles = tiles};
-        p.q2 = p.q + a * ld;
+        struct product p = {.ld = x->ld, .tiles = k->tiles};
+        p.q = x->q + r * x->ld + k->first * TILE_BYTES;
+        p.q2 = p.q + a * x->ld;
+        p.w = panel->w + k->first * TILE_QUADS * QUAD_BYTES;
         p.out = out + r * PACK_N;
         p.out2 = p.out + a * PACK_N;
-        p.start = shift ? shift : p.out;
-        p.start_bytes = shift ? 0 : SUM_BYTES;
-        reshape(shape, a, b, quads);
+        p.start = k->first ? p.out : panel->shift;
+        p.start_bytes = k->first ? SUM_BYTES : 0;
+        reshape(shape, a, b, k->quads);
         if (b)
             two_halves(&p, ahead);
         else
@@ -175,25 +180,22 @@ static void all_rows(const uint8_t *q, size_t ld, size_t rows, const int8_t *w, 
 
 static void sums(const struct int8_rows *x, size_t rows, const struct int8_panel *p, int32_t *out)
 {
-    size_t worth = p->quads % TILE_QUADS ? 3 * WORTH : WORTH;
-    if (rows <= FEW || rows * p->quads < worth) {
+    size_t tiles = p->quads / TILE_QUADS, rest = p->quads % TILE_QUADS;
+    if (rows <= FEW || rows * p->quads < (rest ? 3 * WORTH : WORTH)) {
         int8_avx512vnni.sums(x, rows, p, out);
         return;
     }
-    size_t groups = (rows + GROUP_ROWS - 1) / GROUP_ROWS, most = groups > 1 ? L1_TILES : SIZE_MAX;
-    size_t tiles = p->quads / TILE_QUADS, rest = p->quads % TILE_QUADS;
+    size_t groups = (rows + GROUP_ROWS - 1) / GROUP_ROWS, most = groups > 1 ? L1_TILES : tiles;
     struct ahead ahead = {p->next ? p->next : (const char *)p->w + p->quads * QUAD_BYTES,
                           groups > 1 ? TILE_QUADS * QUAD_BYTES / LINE / groups : 0};
     struct shape shape = {0};
-    const int32_t *start = p->shift;
-    for (size_t t = 0, n; t < tiles; t += n, start = NULL) {
-        n = tiles - t < most ? tiles - t : most;
-        all_rows(x->q + t * TILE_BYTES, x->ld, rows, p->w + t * TILE_QUADS * QUAD_BYTES, n,
-                 TILE_QUADS, start, &ahead, &shape, out);
+    struct stretch k = {.quads = TILE_QUADS};
+    for (; k.first < tiles; k.first += k.tiles) {
+        k.tiles = tiles - k.first < most ? tiles - k.first : most;
+        all_rows(x, rows, p, &k, &ahead, &shape, out);
     }
-    if (rest)
-        all_rows(x->q + tiles * TILE_BYTES, x->ld, rows, p->w + tiles * TILE_QUADS * QUAD_BYTES, 1,
-                 rest, start, &ahead, &shape, out);
+    k = (struct stretch){tiles, 1, rest};
+    if (rest) all_rows(x, rows, p, &k, &ahead, &shape, out);
     MEMORY();
     _tile_release();
 }
