@@ -26,6 +26,7 @@
 #define QUAD_BYTES (PACK_N * INT8_QUAD)
 #define SUM_BYTES (PACK_N * sizeof(int32_t))
 #define LINE 64
+#define INLINE static inline __attribute__((always_inline))
 #define L1_TILES 12 /* along k, that stay in L1 while groups of rows pass over them */
 #define FEW 4       /* rows that memory cannot bring weights for fast enough */
 #define WORTH \
@@ -64,7 +65,7 @@ struct ahead {
     size_t lines; /* for each tile of weights' rows */
 };
 
-static inline const char *fetch(const char *at, size_t lines)
+INLINE const char *fetch(const char *at, size_t lines)
 {
     for (; lines > 0; lines--, at += LINE)
         _mm_prefetch(at, _MM_HINT_T1);
@@ -73,7 +74,7 @@ static inline const char *fetch(const char *at, size_t lines)
 
 /* One or two halves of rows times `tiles` tiles of weights. */
 struct product {
-    const uint8_t *q, *q2; /* q2 of the second half, or NULL */
+    const uint8_t *q, *q2; /* q2: of the second half, if there is one; out2 too */
     size_t ld;
     const int8_t *w;
     size_t tiles;
@@ -82,26 +83,31 @@ struct product {
     int32_t *out, *out2;
 };
 
-static void two_halves(const struct product *p, struct ahead *ahead)
+/* `second` is a constant. */
+INLINE void tiles_of(const struct product *p, struct ahead *ahead, bool second)
 {
     const uint8_t *q = p->q, *q2 = p->q2;
     const int8_t *w = p->w;
     const char *next = ahead->at;
     const size_t lines = ahead->lines;
-    const int32_t *start2 = p->start_bytes ? p->out2 : p->start;
     _tile_loadd(0, p->start, p->start_bytes);
     _tile_loadd(1, p->start + TILE_ROWS, p->start_bytes);
-    _tile_loadd(2, start2, p->start_bytes);
-    _tile_loadd(3, start2 + TILE_ROWS, p->start_bytes);
+    if (second) {
+        const int32_t *start2 = p->start_bytes ? p->out2 : p->start;
+        _tile_loadd(2, start2, p->start_bytes);
+        _tile_loadd(3, start2 + TILE_ROWS, p->start_bytes);
+    }
     for (size_t i = 0; i < p->tiles; i++) {
         _tile_loadd(6, w, QUAD_BYTES);
         _tile_stream_loadd(4, q, p->ld);
         _tile_dpbusd(0, 4, 6);
         _tile_loadd(7, w + TILE_BYTES, QUAD_BYTES);
         _tile_dpbusd(1, 4, 7);
-        _tile_stream_loadd(5, q2, p->ld);
-        _tile_dpbusd(2, 5, 6);
-        _tile_dpbusd(3, 5, 7);
+        if (second) {
+            _tile_stream_loadd(5, q2, p->ld);
+            _tile_dpbusd(2, 5, 6);
+            _tile_dpbusd(3, 5, 7);
+        }
         next = fetch(next, lines);
         w += TILE_QUADS * QUAD_BYTES;
         q += TILE_BYTES;
@@ -110,31 +116,10 @@ static void two_halves(const struct product *p, struct ahead *ahead)
     ahead->at = next;
     _tile_stored(0, p->out, SUM_BYTES);
     _tile_stored(1, p->out + TILE_ROWS, SUM_BYTES);
-    _tile_stored(2, p->out2, SUM_BYTES);
-    _tile_stored(3, p->out2 + TILE_ROWS, SUM_BYTES);
-}
-
-static void one_half(const struct product *p, struct ahead *ahead)
-{
-    const uint8_t *q = p->q;
-    const int8_t *w = p->w;
-    const char *next = ahead->at;
-    const size_t lines = ahead->lines;
-    _tile_loadd(0, p->start, p->start_bytes);
-    _tile_loadd(1, p->start + TILE_ROWS, p->start_bytes);
-    for (size_t i = 0; i < p->tiles; i++) {
-        _tile_loadd(6, w, QUAD_BYTES);
-        _tile_stream_loadd(4, q, p->ld);
-        _tile_dpbusd(0, 4, 6);
-        _tile_loadd(7, w + TILE_BYTES, QUAD_BYTES);
-        _tile_dpbusd(1, 4, 7);
-        next = fetch(next, lines);
-        w += TILE_QUADS * QUAD_BYTES;
-        q += TILE_BYTES;
+    if (second) {
+        _tile_stored(2, p->out2, SUM_BYTES);
+        _tile_stored(3, p->out2 + TILE_ROWS, SUM_BYTES);
     }
-    ahead->at = next;
-    _tile_stored(0, p->out, SUM_BYTES);
-    _tile_stored(1, p->out + TILE_ROWS, SUM_BYTES);
 }
 
 /* Rows and quads of the tiles as they are. */
@@ -172,9 +157,9 @@ static void all_rows(const struct int8_rows *x, size_t rows, const struct int8_p
         p.start_bytes = k->first ? SUM_BYTES : 0;
         reshape(shape, a, b, k->quads);
         if (b)
-            two_halves(&p, ahead);
+            tiles_of(&p, ahead, true);
         else
-            one_half(&p, ahead);
+            tiles_of(&p, ahead, false);
     }
 }
 
