@@ -100,7 +100,7 @@ static int prepare_model(struct run *r, const struct tool *t, int threads, struc
     r->blocks = mem_alloc((size_t)n * sizeof *r->blocks);
     for (int i = 0; i < n; i++)
         r->blocks[i] = i;
-    size_t hidden = mem_round_up((size_t)r->window * (size_t)c->n_embd, 16);
+    size_t hidden = mem_lines((size_t)r->window * (size_t)c->n_embd);
     size_t scratch = gpt2_scratch_floats(r->model, r->window, pool_threads(r->compute.pool));
     r->memory_bytes = (hidden + scratch) * sizeof *r->hidden;
     rc = mem_map(&r->memory, r->memory_bytes, "scratch for the calibration", err);

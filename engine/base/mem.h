@@ -54,4 +54,10 @@ static inline size_t mem_round_up(size_t n, size_t a)
     return (n + a - 1) / a * a;
 }
 
+/* mem_lines -- so many floats rounded up to whole lines of a cache, of 64 bytes: parts of scratch begin on one. */
+static inline size_t mem_lines(size_t floats)
+{
+    return mem_round_up(floats, 64 / sizeof(float));
+}
+
 #endif

@@ -48,11 +48,6 @@ bool blocks_suit(const struct gpt2_layer *l, size_t t, int threads)
 
 /* ---- scratch ---- */
 
-static size_t line(size_t floats)
-{
-    return mem_round_up(floats, 16);
-}
-
 static size_t q_floats(const struct gpt2 *m)
 {
     size_t c = (size_t)m->cfg.n_embd, inner = (size_t)m->cfg.n_inner;
@@ -61,7 +56,7 @@ static size_t q_floats(const struct gpt2 *m)
 
 static size_t desk_floats(const struct gpt2 *m)
 {
-    return line((size_t)m->cfg.n_embd) + MOST_ROWS * matmul_stride((size_t)m->cfg.n_inner) +
+    return mem_lines((size_t)m->cfg.n_embd) + MOST_ROWS * matmul_stride((size_t)m->cfg.n_inner) +
            q_floats(m);
 }
 
@@ -69,7 +64,7 @@ static struct desk desk_of(const struct blocks *b, int worker)
 {
     float *at = b->scratch + (size_t)worker * desk_floats(b->m);
     struct desk d = {.row = at, .ld_inner = matmul_stride((size_t)b->m->cfg.n_inner)};
-    d.q = at + line((size_t)b->m->cfg.n_embd);
+    d.q = at + mem_lines((size_t)b->m->cfg.n_embd);
     d.inner = d.q + q_floats(b->m);
     return d;
 }
@@ -89,7 +84,7 @@ static struct int8_rows norm_rows(const struct blocks *b, const struct desk *d, 
 {
     size_t c = (size_t)b->m->cfg.n_embd, ld = int8_stride(c);
     uint8_t *q = (uint8_t *)d->q;
-    float *scale = d->q + n * ld / sizeof *scale;
+    float *scale = quantised_scales(d->q, n, c);
     for (size_t r = 0; r < n; r++) {
         b->c->k->layer_norm(d->row, x + r * c, weight, bias, b->m->cfg.layer_norm_epsilon, c);
         b->c->k->quantise(q + r * ld, int8_quads(c) * INT8_QUAD, scale + r, d->row, c);

@@ -62,11 +62,6 @@ static size_t max_size(size_t a, size_t b)
 
 /* ---- scratch ---- */
 
-static size_t line(size_t floats)
-{
-    return mem_round_up(floats, 16);
-}
-
 static size_t wide_cols(const struct gpt2 *m)
 {
     return max_size(3 * (size_t)m->cfg.n_embd, matmul_stride((size_t)m->cfg.n_inner));
@@ -74,12 +69,12 @@ static size_t wide_cols(const struct gpt2 *m)
 
 static size_t attend_floats(const struct gpt2 *m)
 {
-    return line(attend_scratch_floats(m->cfg.n_embd / m->cfg.n_head, m->cfg.n_positions));
+    return mem_lines(attend_scratch_floats(m->cfg.n_embd / m->cfg.n_head, m->cfg.n_positions));
 }
 
 static size_t tile_floats(size_t tokens)
 {
-    return line((tokens * sizeof(struct tile) + sizeof(float) - 1) / sizeof(float));
+    return mem_lines((tokens * sizeof(struct tile) + sizeof(float) - 1) / sizeof(float));
 }
 
 static size_t linear_floats(const struct gpt2 *m, struct linear_rows rows)
@@ -92,15 +87,15 @@ static size_t linear_floats(const struct gpt2 *m, struct linear_rows rows)
         n = max_size(n, linear_scratch_floats(&l->c_fc, rows));
         n = max_size(n, linear_scratch_floats(&l->mlp_proj, rows));
     }
-    return line(n);
+    return mem_lines(n);
 }
 
 size_t gpt2_scratch_floats(const struct gpt2 *m, int max_tokens, int threads)
 {
     size_t t = (size_t)max_tokens;
     struct linear_rows all = {.n_decode = t, .n_prefill = t};
-    return line(t * matmul_stride((size_t)m->cfg.n_embd)) + line(t * wide_cols(m)) + 2 * line(t) +
-           tile_floats(t) + (size_t)threads * attend_floats(m) +
+    return mem_lines(t * matmul_stride((size_t)m->cfg.n_embd)) + mem_lines(t * wide_cols(m)) +
+           2 * mem_lines(t) + tile_floats(t) + (size_t)threads * attend_floats(m) +
            max_size(linear_floats(m, all), blocks_floats(m, t, threads));
 }
 
@@ -108,7 +103,7 @@ size_t gpt2_scratch_floats(const struct gpt2 *m, int max_tokens, int threads)
 static void *take(float **at, size_t floats)
 {
     void *p = *at;
-    *at += line(floats);
+    *at += mem_lines(floats);
     return p;
 }
 

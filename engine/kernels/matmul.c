@@ -140,7 +140,7 @@ struct int8_rows quantise_rows(const struct compute *c, const float *x, size_t l
     struct quantising j = {.k = c->k, .x = x, .ldx = ldx, .n = k, .ld = int8_stride(k)};
     j.rows = rows;
     j.q = (uint8_t *)scratch;
-    j.scale = scratch + t * j.ld / sizeof *scratch;
+    j.scale = quantised_scales(scratch, t, k);
     size_t grain = QUANTISE_FLOATS / k;
     pool_for(c->pool, t, grain ? grain : 1, quantise_task, &j);
     return (struct int8_rows){.q = j.q, .ld = j.ld, .scale = j.scale};

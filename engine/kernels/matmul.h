@@ -45,6 +45,11 @@ static inline size_t int8_stride(size_t k)
  * Thread  the pool's owner. */
 struct int8_rows quantise_rows(const struct compute *c, const float *x, size_t ldx,
                                const int32_t *rows, size_t t, size_t k, float *scratch);
+static inline float *quantised_scales(float *scratch, size_t t,
+                                      size_t k) /* where theirs are in it */
+{
+    return scratch + t * int8_stride(k) / sizeof(float);
+}
 static inline size_t quantised_floats(size_t t, size_t k)
 {
     return (t * int8_stride(k) / sizeof(float) + t + 15) / 16 * 16;

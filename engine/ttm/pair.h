@@ -21,7 +21,7 @@ struct pair {
 static inline void *pair_take(float **at, size_t floats)
 {
     float *p = *at;
-    *at += mem_round_up(floats, 16);
+    *at += mem_lines(floats);
     return p;
 }
 

@@ -213,7 +213,7 @@ size_t plan_pair_worker_floats(const struct plan_pair *p)
     size_t row = p->mf * p->ms + 2 * p->nf * p->ns;
     size_t blocks = p->rows * row + p->block + PAIR_TILE_ROWS * PACK_N;
     size_t whole = p->by_output ? 0 : p->few_rows * (row + p->ms * p->nf * p->r);
-    return mem_round_up(blocks > whole ? blocks : whole, 16) + 64; /* each part begins a line */
+    return mem_lines(blocks > whole ? blocks : whole) + 64; /* each part begins a line */
 }
 
 static void finish_contract(struct ttm_plan *p, const struct ttm_shape *s)
@@ -233,7 +233,7 @@ static void finish_contract(struct ttm_plan *p, const struct ttm_shape *s)
     size_t chunk = CHUNK_FLOATS / st.max_floats, least = (CHUNK_MIN_ROWS + fewest - 1) / fewest;
     if (chunk < least) chunk = least;
     p->chunk_rows = chunk > CHUNK_MAX ? CHUNK_MAX : chunk;
-    p->worker_floats = 2 * mem_round_up(p->chunk_rows * st.max_floats, 16);
+    p->worker_floats = 2 * mem_lines(p->chunk_rows * st.max_floats);
     if (p->groups > 2) return;
     struct plan_pair pair;
     plan_pair(&pair, p, s);
@@ -299,7 +299,7 @@ static void finish_dense(struct ttm_plan *p, const struct ttm_shape *s)
     p->packed_floats = c.m[0] * c.n[0] * c.r[1] + c.r[1] * mem_round_up(t.width, PACK_N);
     size_t most, made = touched_by_all((size_t)s->out, t.cols, t.n_right, &most);
     p->mults_per_call = (uint64_t)t.left * made * t.rank * t.width;
-    p->worker_floats = mem_round_up(t.cols * (size_t)s->in + t.tile_rows * (t.rank + t.width), 16);
+    p->worker_floats = mem_lines(t.cols * (size_t)s->in + t.tile_rows * (t.rank + t.width));
 }
 
 int ttm_plan_finish(struct ttm_plan *p, const struct ttm_shape *s, const char *what,

@@ -67,7 +67,7 @@ static void lay_out(struct contraction *k, const struct ttm_grad_plan *p, float 
     *floats = 0;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         if (scratch) *parts[i].at = scratch + *floats;
-        *floats += mem_round_up(parts[i].n, 16);
+        *floats += mem_lines(parts[i].n);
     }
 }
 

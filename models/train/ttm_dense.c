@@ -41,7 +41,7 @@ static void lay_out(struct dense *d, const struct ttm_grad_plan *p, int threads,
     if (d->tile_r > r->m) d->tile_r = r->m;
     d->tiles_r = (r->m + d->tile_r - 1) / d->tile_r;
     size_t a = d->tile_l * r->m * r->n, b = l->m * l->n * d->tile_r * r->n;
-    d->tile_floats = mem_round_up(a > b ? a : b, 16);
+    d->tile_floats = mem_lines(a > b ? a : b);
     size_t back = l->backward_floats > r->backward_floats ? l->backward_floats : r->backward_floats;
     const struct {
         float **at;
@@ -56,7 +56,7 @@ static void lay_out(struct dense *d, const struct ttm_grad_plan *p, int threads,
     *floats = 0;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         if (scratch) *parts[i].at = scratch + *floats;
-        *floats += mem_round_up(parts[i].n, 16);
+        *floats += mem_lines(parts[i].n);
     }
 }
 
