@@ -22,7 +22,7 @@ struct compress_args {
 
 #define FIELD(f) offsetof(struct compress_args, f)
 static const struct option table[] = {
-    {"out", 'o', OPTION_STRING, FIELD(out), "OUT", 0, 0, NULL, "where to write it (required)"},
+    REWRITE_OUT_OPTION(FIELD(out)),
     {"layers", 0, OPTION_STRING, FIELD(layers), "mlp|all|PATTERN", 0, 0, NULL,
      "which; globs on names like \"h.*.mlp.c_fc,h.0.attn.*\" (required)"},
     {"rank", 0, OPTION_INT, FIELD(rank), "R", 1, TTM_MAX_RANK, NULL,
@@ -41,7 +41,7 @@ static const struct option table[] = {
     {"eval", 0, OPTION_STRING, FIELD(eval), "FILE", 0, 0, NULL,
      "perplexity of this text before and after"},
     {"threads", 0, OPTION_INT, FIELD(threads), "N", 0, 1024, NULL, "0 = all that may be used"},
-    {"force", 0, OPTION_BOOL, FIELD(force), NULL, 0, 0, NULL, "replace a model that is there"},
+    REWRITE_FORCE_OPTION(FIELD(force)),
 };
 static const struct options options = {
     .command = "compress",

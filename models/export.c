@@ -9,9 +9,9 @@ struct export_args {
 
 #define FIELD(f) offsetof(struct export_args, f)
 static const struct option table[] = {
-    {"out", 'o', OPTION_STRING, FIELD(out), "OUT", 0, 0, NULL, "where to write it (required)"},
+    REWRITE_OUT_OPTION(FIELD(out)),
     REWRITE_DTYPE_OPTION(FIELD(dtype)),
-    {"force", 0, OPTION_BOOL, FIELD(force), NULL, 0, 0, NULL, "replace a model that is there"},
+    REWRITE_FORCE_OPTION(FIELD(force)),
 };
 static const struct options options = {
     .command = "export",

@@ -14,10 +14,10 @@ struct quantize_args {
 
 #define FIELD(f) offsetof(struct quantize_args, f)
 static const struct option table[] = {
-    {"out", 'o', OPTION_STRING, FIELD(out), "OUT", 0, 0, NULL, "where to write it (required)"},
+    REWRITE_OUT_OPTION(FIELD(out)),
     {"layers", 0, OPTION_STRING, FIELD(layers), "LAYERS", 0, 0, NULL,
      "mlp, all (default), or globs like h.*.mlp.c_fc, comma separated; others stay as they are"},
-    {"force", 0, OPTION_BOOL, FIELD(force), NULL, 0, 0, NULL, "replace a model that is there"},
+    REWRITE_FORCE_OPTION(FIELD(force)),
 };
 static const struct options options = {
     .command = "quantize",

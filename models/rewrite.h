@@ -31,7 +31,15 @@ int rewrite_model(const struct tool *t, const struct rewrite *r, const struct ou
 /* rewrite_dtype -- "f32", "f16", "bf16" -> enum dtype; NULL -> -1. */
 int rewrite_dtype(const char *name);
 
-/* The flag. */
+/* The flags. */
+#define REWRITE_OUT_OPTION(offset)                                                             \
+    {                                                                                          \
+        "out", 'o', OPTION_STRING, (offset), "OUT", 0, 0, NULL, "where to write it (required)" \
+    }
+#define REWRITE_FORCE_OPTION(offset)                                                         \
+    {                                                                                        \
+        "force", 0, OPTION_BOOL, (offset), NULL, 0, 0, NULL, "replace a model that is there" \
+    }
 #define REWRITE_DTYPE_OPTION(offset)                                     \
     {                                                                    \
         "dtype", 0, OPTION_STRING, (offset), "T", 0, 0, "f32|f16|bf16",  \

@@ -18,10 +18,10 @@ struct round_args {
 
 #define FIELD(f) offsetof(struct round_args, f)
 static const struct option table[] = {
-    {"out", 'o', OPTION_STRING, FIELD(out), "OUT", 0, 0, NULL, "where to write it (required)"},
+    REWRITE_OUT_OPTION(FIELD(out)),
     {"error", 0, OPTION_NUMBER, FIELD(error), "E", 0, 1, NULL,
      "relative Frobenius error allowed for each layer (default none)"},
-    {"force", 0, OPTION_BOOL, FIELD(force), NULL, 0, 0, NULL, "replace a model that is there"},
+    REWRITE_FORCE_OPTION(FIELD(force)),
 };
 static const struct options options = {
     .command = "round",
