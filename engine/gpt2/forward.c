@@ -232,9 +232,13 @@ static void put_rows(const struct step *s, size_t row, size_t n)
     for (size_t h = 0; h < (size_t)kv->n_head; h++) {
         char *tile = (char *)kv->base + block * kv->block_bytes + kv_offset(s, h);
         const float *k = s->wide + row * 3 * c + c + h * d;
-        for (size_t r = 0; r < n; r++, k += 3 * c)
-            s->c->k->kv_put[kv_slot(kv->dtype)](tile, tile + kv->k_tile_bytes,
-                                                s->row_pos[row + r] % KV_BLOCK, kv->d, k, k + c);
+        struct kv_rows in = {.t = s->row_pos[row] % KV_BLOCK,
+                             .n = (int)n,
+                             .d = kv->d,
+                             .k = k,
+                             .v = k + c,
+                             .ld = 3 * c};
+        s->c->k->kv_put[kv_slot(kv->dtype)](tile, tile + kv->k_tile_bytes, &in);
     }
 }
 

@@ -69,6 +69,14 @@ static inline size_t kv_v_bytes(size_t dp, enum dtype t)
     return KV_BLOCK * (dp * dtype_size(t) + (t == DTYPE_I8 ? sizeof(float) : 0));
 }
 
+/* Keys and values of successive positions that one tile of each takes. */
+struct kv_rows {
+    int t, n; /* columns [t, t + n) of KV_BLOCK */
+    int d;
+    const float *k, *v; /* (n, d) f32, both with stride ld floats; borrowed */
+    size_t ld;
+};
+
 struct attend {
     const float *q; /* (nq, d), stride ldq floats; borrowed */
     size_t ldq;
@@ -138,11 +146,10 @@ struct kernels {
     /* attend -- out[i] = softmax(scale * q[i] K^T) V; indexed by kv_slot(). */
     void (*attend[KV_DTYPES])(const struct attend *a);
 
-    /* kv_put -- store one position's key and value of one head: k[0..d) into column `t` of the K tile,
-     * v[0..d) into row `t` of the V tile (its padding lanes are set to zero). Indexed by kv_slot(); int8
-     * as by quantise() without INT8_ZERO: x ~ element * scale[t], each of the two with its scale. */
-    void (*kv_put[KV_DTYPES])(void *k_tile, void *v_tile, int t, int d, const float *k,
-                              const float *v);
+    /* kv_put -- store keys and values of one head: k[0..d) of a position into its column of the K tile, v[0..d)
+     * into its row of the V tile (whose padding lanes are set to zero). Indexed by kv_slot(); int8 as by
+     * quantise() without INT8_ZERO: x ~ element * scale of the position, each of the two with its scale. */
+    void (*kv_put[KV_DTYPES])(void *k_tile, void *v_tile, const struct kv_rows *in);
 };
 
 /* kernels_scalar -- the reference: plain loops, the same order of summation; never NULL. */

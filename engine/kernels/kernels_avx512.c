@@ -213,6 +213,7 @@ INLINE void vf_transpose(vf r[VL])
 #include "engine/kernels/panel.inc"
 #include "engine/kernels/panel_int8.inc"
 #include "engine/kernels/rows.inc"
+#include "engine/kernels/kv.inc"
 #include "engine/kernels/attend.inc"
 #include "engine/kernels/gemm.inc"
 #include "engine/kernels/grad.inc"

@@ -21,12 +21,7 @@ extern const struct kernels kernels_table_neon_dot;
 extern const struct grad_kernels grad_table_neon;
 #endif
 
-/* kv_put in plain C: a step writes one position, the strided column is a handful of cache lines. */
-void kernels_kv_put_f32(void *k_tile, void *v_tile, int t, int d, const float *k, const float *v);
-void kernels_kv_put_f16(void *k_tile, void *v_tile, int t, int d, const float *k, const float *v);
-
-/* kernels_kv_put_int8 -- by quantise() of a table, see kernels.h. */
-void kernels_kv_put_int8(void (*to_int8)(uint8_t *, size_t, float *, const float *, size_t),
-                         void *k_tile, void *v_tile, int t, int d, const float *k, const float *v);
+/* kv_put in plain C: the strided columns are a handful of cache lines. */
+void kernels_kv_put_f32(void *k_tile, void *v_tile, const struct kv_rows *in);
 
 #endif

@@ -261,57 +261,62 @@ static void attend_int8(const struct attend *a)
     attend(a, DTYPE_I8);
 }
 
-void kernels_kv_put_f32(void *k_tile, void *v_tile, int t, int d, const float *k, const float *v)
+void kernels_kv_put_f32(void *k_tile, void *v_tile, const struct kv_rows *in)
 {
-    size_t n = (size_t)d, dp = kv_dp(n);
-    float *kt = (float *)k_tile + t, *vt = (float *)v_tile + (size_t)t * dp;
+    size_t n = (size_t)in->d, dp = kv_dp(n);
 
-    for (size_t c = 0; c < n; c++)
-        kt[c * KV_BLOCK] = k[c];
-    memcpy(vt, v, n * sizeof *v);
-    memset(vt + n, 0, (dp - n) * sizeof *vt);
+    for (int r = 0; r < in->n; r++) {
+        const float *k = in->k + (size_t)r * in->ld, *v = in->v + (size_t)r * in->ld;
+        float *kt = (float *)k_tile + in->t + r, *vt = (float *)v_tile + (size_t)(in->t + r) * dp;
+        for (size_t c = 0; c < n; c++)
+            kt[c * KV_BLOCK] = k[c];
+        memcpy(vt, v, n * sizeof *v);
+        memset(vt + n, 0, (dp - n) * sizeof *vt);
+    }
 }
 
-void kernels_kv_put_f16(void *k_tile, void *v_tile, int t, int d, const float *k, const float *v)
+static void kv_put_f16(void *k_tile, void *v_tile, const struct kv_rows *in)
 {
-    size_t n = (size_t)d, dp = kv_dp(n);
-    uint16_t *kt = (uint16_t *)k_tile + t, *vt = (uint16_t *)v_tile + (size_t)t * dp;
+    size_t n = (size_t)in->d, dp = kv_dp(n);
 
-    for (size_t c = 0; c < n; c++)
-        kt[c * KV_BLOCK] = dtype_f32_to_f16(k[c]);
-    for (size_t c = 0; c < n; c++)
-        vt[c] = dtype_f32_to_f16(v[c]);
-    memset(vt + n, 0, (dp - n) * sizeof *vt);
+    for (int r = 0; r < in->n; r++) {
+        const float *k = in->k + (size_t)r * in->ld, *v = in->v + (size_t)r * in->ld;
+        uint16_t *kt = (uint16_t *)k_tile + in->t + r;
+        uint16_t *vt = (uint16_t *)v_tile + (size_t)(in->t + r) * dp;
+        for (size_t c = 0; c < n; c++)
+            kt[c * KV_BLOCK] = dtype_f32_to_f16(k[c]);
+        for (size_t c = 0; c < n; c++)
+            vt[c] = dtype_f32_to_f16(v[c]);
+        memset(vt + n, 0, (dp - n) * sizeof *vt);
+    }
 }
 
 /* V's row serves as room for the key's numbers before they are spread over K's tile. */
-void kernels_kv_put_int8(void (*to_int8)(uint8_t *, size_t, float *, const float *, size_t),
-                         void *k_tile, void *v_tile, int t, int d, const float *k, const float *v)
+static void put_int8(char *k_tile, char *v_tile, size_t t, size_t n, const float *k, const float *v)
 {
-    size_t n = (size_t)d, dp = kv_dp(n);
-    uint32_t *kt = (uint32_t *)k_tile + t;
-    uint8_t *vt = (uint8_t *)v_tile + (size_t)t * dp;
-    char *k_end = (char *)k_tile + kv_k_bytes(n, DTYPE_I8);
-    char *v_end = (char *)v_tile + kv_v_bytes(dp, DTYPE_I8);
+    size_t dp = kv_dp(n), quads = int8_quads(n);
+    uint8_t *vt = (uint8_t *)v_tile + t * dp;
+    float *k_scale = (float *)(void *)(k_tile + kv_k_bytes(n, DTYPE_I8)) - KV_BLOCK;
+    float *v_scale = (float *)(void *)(v_tile + kv_v_bytes(dp, DTYPE_I8)) - KV_BLOCK;
     int32_t sum = 0;
 
-    to_int8(vt, dp, (float *)(void *)k_end + t - KV_BLOCK, k, n);
-    for (size_t c = 0; c < int8_quads(n) * INT8_QUAD; c++)
-        sum += vt[c] - INT8_ZERO;
-    for (size_t i = 0; i < int8_quads(n); i++) {
-        uint32_t quad;
-        memcpy(&quad, vt + i * INT8_QUAD, sizeof quad);
-        kt[i * KV_BLOCK] = quad ^ INT8_ZERO * 0x01010101U;
+    quantise(vt, dp, k_scale + t, k, n);
+    for (size_t c = 0; c < quads * INT8_QUAD; c++) {
+        int whole = vt[c] - INT8_ZERO;
+        k_tile[(c / INT8_QUAD * KV_BLOCK + t) * INT8_QUAD + c % INT8_QUAD] = (char)whole;
+        sum += whole;
     }
-    ((int32_t *)(void *)k_end)[t - 2 * KV_BLOCK] = -INT8_ZERO * sum;
-    to_int8(vt, dp, (float *)(void *)v_end + t - KV_BLOCK, v, n);
+    ((int32_t *)(void *)k_scale)[(int)t - KV_BLOCK] = -INT8_ZERO * sum;
+    quantise(vt, dp, v_scale + t, v, n);
     for (size_t c = 0; c < dp; c++)
         vt[c] ^= INT8_ZERO;
 }
 
-static void kv_put_int8(void *k_tile, void *v_tile, int t, int d, const float *k, const float *v)
+static void kv_put_int8(void *k_tile, void *v_tile, const struct kv_rows *in)
 {
-    kernels_kv_put_int8(quantise, k_tile, v_tile, t, d, k, v);
+    for (int r = 0; r < in->n; r++)
+        put_int8(k_tile, v_tile, (size_t)(in->t + r), (size_t)in->d, in->k + (size_t)r * in->ld,
+                 in->v + (size_t)r * in->ld);
 }
 
 const struct kernels kernels_table_scalar = {
@@ -328,5 +333,5 @@ const struct kernels kernels_table_scalar = {
     .exp_to = exp_to,
     .dot = dot,
     .attend = {attend_f32, attend_f16, attend_int8},
-    .kv_put = {kernels_kv_put_f32, kernels_kv_put_f16, kv_put_int8},
+    .kv_put = {kernels_kv_put_f32, kv_put_f16, kv_put_int8},
 };

@@ -59,10 +59,13 @@ static void make_cache(struct cache *c, int d, enum dtype t, const struct kernel
         round_row(c->q + p * d, d);
     for (int b = 0; b < BLOCKS; b++)
         c->blocks[b] = (b * 5 + 3) % BLOCKS;
-    for (int p = 0; p < MAX_POS; p++) {
+    for (int p = 0, run = 1; p < MAX_POS; p += run) { /* in runs of all lengths, from everywhere */
         char *block = c->kv + (size_t)c->blocks[p / KV_BLOCK] * c->block_bytes;
-        k->kv_put[kv_slot(t)](block + c->k_offset, block + c->v_offset, p % KV_BLOCK, d,
-                              c->k + p * d, c->v + p * d);
+        int at = p % KV_BLOCK;
+        run = run % 7 + 1 < KV_BLOCK - at ? run % 7 + 1 : KV_BLOCK - at;
+        const struct kv_rows in = {
+            .t = at, .n = run, .d = d, .k = c->k + p * d, .v = c->v + p * d, .ld = (size_t)d};
+        k->kv_put[kv_slot(c->t)](block + c->k_offset, block + c->v_offset, &in);
     }
 }
 
@@ -131,8 +134,8 @@ static void poison_after(const struct cache *c, const struct kernels *k, int las
         nan[i] = NAN;
     for (int p = last + 1; p < MAX_POS; p++) {
         char *block = c->kv + (size_t)c->blocks[p / KV_BLOCK] * c->block_bytes;
-        k->kv_put[kv_slot(c->t)](block + c->k_offset, block + c->v_offset, p % KV_BLOCK, c->d, nan,
-                                 nan);
+        const struct kv_rows in = {.t = p % KV_BLOCK, .n = 1, .d = c->d, .k = nan, .v = nan};
+        k->kv_put[kv_slot(c->t)](block + c->k_offset, block + c->v_offset, &in);
     }
 }
 
@@ -247,7 +250,8 @@ static void check_put(const struct kernels *table, enum dtype t, size_t d)
         v[i] = -k[i];
     }
     memset(vt, 0xff, v_bytes);
-    table->kv_put[kv_slot(t)](kt, vt, 11, (int)d, k, v);
+    const struct kv_rows in = {.t = 11, .n = 1, .d = (int)d, .k = k, .v = v};
+    table->kv_put[kv_slot(t)](kt, vt, &in);
     if (t == DTYPE_I8) {
         round_row(k, (int)d);
         round_row(v, (int)d);
