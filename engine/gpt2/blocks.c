@@ -1,33 +1,50 @@
 /* Layer by layer, every product reads rows that other threads have written just before: with 8-bit weights
  * the products are so fast that waiting for those lines, and the barriers between, become what a prompt
- * costs. A block of rows goes through all that is row by row in one go instead,
+ * costs. A block of rows goes through all that needs no other rows in one go instead,
  *
- *     quantise(ln_1 x) -> W_attn -> q k v
- *     quantise(a) -> W_proj, + x -> quantise(ln_2 x) -> W_fc, act -> quantise -> W_proj, + x
+ *     front:  quantise(ln_1 x) -> W_attn -> q; k, v -> store
+ *     ------  the store has all keys and values of the layer
+ *     back:   attention -> quantise -> W_proj, + x -> quantise(ln_2 x) -> W_fc, act -> quantise -> W_proj, + x
+ *             front of the next layer
  *
  * so that its rows stay in one core's L2 cache while the weights pass by, from L3 where the threads are about
- * at the same place. Blocks are as equal as possible and as many as the threads share evenly. */
+ * at the same place, and there is one barrier in a layer. Blocks are about equal, as many as the threads
+ * share evenly, and begin at multiples of the queries that attention takes at once. */
 #include "engine/gpt2/blocks.h"
 
+#include <string.h>
+
 #include "engine/base/mem.h"
+#include "engine/gpt2/attention.h"
 
 /* Rows of a block: (n_inner) floats of each, and as many bytes, are to fit in 1-2 MiB of L2. */
-#define MOST_ROWS 64
+#define USUAL_ROWS 64
+#define MOST_ROWS (USUAL_ROWS + ATTEND_MAX_Q)
 /* For each thread; with fewer the weights are the traffic, which threads then had better share. */
 #define LEAST_ROWS 32
 
 struct work {
-    const struct blocks *b;
-    const struct gpt2_layer *l;
-    size_t rows; /* of a block */
+    const struct step *s;
+    int layer;
+    bool next;
 };
 
 /* What one thread works with. */
 struct desk {
-    float *row;   /* (C) a row after its norm */
-    float *inner; /* (MOST_ROWS, n_inner), stride ld_inner */
-    float *q;     /* rows as 8-bit numbers */
-    size_t ld_inner;
+    float *row; /* (C) a row after its norm */
+    float *
+        wide; /* (MOST_ROWS, 3C), or (MOST_ROWS, C) with stride ld_c, or (MOST_ROWS, n_inner) with ld_inner */
+    float *q; /* rows as 8-bit numbers */
+    size_t ld_c, ld_inner;
+};
+
+/* One block on it. */
+struct block {
+    const struct step *s;
+    struct desk desk;
+    size_t begin, n; /* rows */
+    float *x;        /* (n, C) */
+    int worker;
 };
 
 static bool is_int8(const struct linear *l)
@@ -35,131 +52,173 @@ static bool is_int8(const struct linear *l)
     return l->kind == LINEAR_DENSE && l->dense.dtype == DTYPE_I8;
 }
 
-static bool possible(const struct gpt2_layer *l)
+bool blocks_front_suits(const struct gpt2_layer *l)
 {
-    return is_int8(&l->c_attn) && is_int8(&l->attn_proj) && is_int8(&l->c_fc) &&
-           is_int8(&l->mlp_proj);
+    return is_int8(&l->c_attn);
 }
 
-bool blocks_suit(const struct gpt2_layer *l, size_t t, int threads)
+bool blocks_back_suits(const struct gpt2_layer *l)
 {
-    return possible(l) && t >= (size_t)threads * LEAST_ROWS;
+    return is_int8(&l->attn_proj) && is_int8(&l->c_fc) && is_int8(&l->mlp_proj);
+}
+
+size_t blocks_count(const struct gpt2 *m, size_t t, int threads)
+{
+    size_t each = (size_t)threads, round = each * USUAL_ROWS;
+
+    if (t < each * LEAST_ROWS) return 0;
+    for (int i = 0; i < m->cfg.n_layer; i++)
+        if (blocks_front_suits(&m->layers[i]) || blocks_back_suits(&m->layers[i]))
+            return (t + round - 1) / round * each;
+    return 0;
+}
+
+size_t blocks_begin(const struct step *s, size_t i)
+{
+    size_t row = i * s->t / s->blocks;
+
+    return i == s->blocks ? s->t : (row + ATTEND_MAX_Q / 2) / ATTEND_MAX_Q * ATTEND_MAX_Q;
 }
 
 /* ---- scratch ---- */
 
+static size_t max_size(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
 static size_t q_floats(const struct gpt2 *m)
 {
-    size_t c = (size_t)m->cfg.n_embd, inner = (size_t)m->cfg.n_inner;
-    return quantised_floats(MOST_ROWS, inner > c ? inner : c);
+    return quantised_floats(MOST_ROWS, max_size((size_t)m->cfg.n_embd, (size_t)m->cfg.n_inner));
+}
+
+static size_t wide_cols(const struct gpt2 *m)
+{
+    size_t c = (size_t)m->cfg.n_embd;
+    return max_size(max_size(3 * c, matmul_stride(c)), matmul_stride((size_t)m->cfg.n_inner));
 }
 
 static size_t desk_floats(const struct gpt2 *m)
 {
-    return mem_lines((size_t)m->cfg.n_embd) + MOST_ROWS * matmul_stride((size_t)m->cfg.n_inner) +
-           q_floats(m);
-}
-
-static struct desk desk_of(const struct blocks *b, int worker)
-{
-    float *at = b->scratch + (size_t)worker * desk_floats(b->m);
-    struct desk d = {.row = at, .ld_inner = matmul_stride((size_t)b->m->cfg.n_inner)};
-    d.q = at + mem_lines((size_t)b->m->cfg.n_embd);
-    d.inner = d.q + q_floats(b->m);
-    return d;
+    return mem_lines((size_t)m->cfg.n_embd) + mem_lines(MOST_ROWS * wide_cols(m)) + q_floats(m);
 }
 
 size_t blocks_floats(const struct gpt2 *m, size_t max_rows, int threads)
 {
-    for (int i = 0; i < m->cfg.n_layer; i++)
-        if (blocks_suit(&m->layers[i], max_rows, threads)) return (size_t)threads * desk_floats(m);
-    return 0;
+    return blocks_count(m, max_rows, threads) ? (size_t)threads * desk_floats(m) : 0;
+}
+
+static struct block block_of(const struct step *s, size_t i, int worker)
+{
+    const struct gpt2 *m = s->m;
+    size_t c = (size_t)m->cfg.n_embd;
+    struct block b = {.s = s, .begin = blocks_begin(s, i), .worker = worker};
+
+    b.n = blocks_begin(s, i + 1) - b.begin;
+    b.x = s->x + b.begin * c;
+    b.desk.row = s->linear + (size_t)worker * desk_floats(m);
+    b.desk.q = b.desk.row + mem_lines(c);
+    b.desk.wide = b.desk.q + q_floats(m);
+    b.desk.ld_c = matmul_stride(c);
+    b.desk.ld_inner = matmul_stride((size_t)m->cfg.n_inner);
+    return b;
 }
 
 /* ---- a block ---- */
 
-/* Rows of x after a norm, as 8-bit numbers. */
-static struct int8_rows norm_rows(const struct blocks *b, const struct desk *d, const float *x,
-                                  size_t n, const float *weight, const float *bias)
+/* Its rows of x after a norm, as 8-bit numbers. */
+static struct int8_rows norm_rows(const struct block *b, const float *weight, const float *bias)
 {
-    size_t c = (size_t)b->m->cfg.n_embd, ld = int8_stride(c);
+    const struct kernels *k = b->s->c->k;
+    const struct desk *d = &b->desk;
+    size_t c = (size_t)b->s->m->cfg.n_embd, ld = int8_stride(c);
     uint8_t *q = (uint8_t *)d->q;
-    float *scale = quantised_scales(d->q, n, c);
-    for (size_t r = 0; r < n; r++) {
-        b->c->k->layer_norm(d->row, x + r * c, weight, bias, b->m->cfg.layer_norm_epsilon, c);
-        b->c->k->quantise(q + r * ld, int8_quads(c) * INT8_QUAD, scale + r, d->row, c);
+    float *scale = quantised_scales(d->q, b->n, c);
+
+    for (size_t r = 0; r < b->n; r++) {
+        k->layer_norm(d->row, b->x + r * c, weight, bias, b->s->m->cfg.layer_norm_epsilon, c);
+        k->quantise(q + r * ld, int8_quads(c) * INT8_QUAD, scale + r, d->row, c);
     }
     return (struct int8_rows){.q = q, .ld = ld, .scale = scale};
 }
 
-static struct int8_rows plain_rows(const struct blocks *b, const struct desk *d, const float *x,
-                                   size_t ldx, size_t n, size_t cols)
+static struct int8_rows wide_rows(const struct block *b, size_t ld, size_t cols)
 {
-    const struct compute alone = {.k = b->c->k};
-    return quantise_rows(&alone, x, ldx, NULL, n, cols, d->q);
+    const struct compute alone = {.k = b->s->c->k};
+    return quantise_rows(&alone, b->desk.wide, ld, NULL, b->n, cols, b->desk.q);
 }
 
-static void product(const struct blocks *b, const struct linear *l, const struct int8_rows *rows,
-                    size_t n, float *y, size_t ldy, enum act act, const float *residual)
+static void product(const struct block *b, const struct linear *l, const struct int8_rows *rows,
+                    float *y, size_t ldy, enum act act, const float *residual)
 {
-    const struct compute alone = {.k = b->c->k};
+    const struct compute alone = {.k = b->s->c->k};
     const struct epilogue e = {.bias = l->bias, .act = act, .residual = residual, .ldr = ldy};
-    matmul_int8(&alone, rows, n, &l->dense, y, ldy, &e);
+    matmul_int8(&alone, rows, b->n, &l->dense, y, ldy, &e);
 }
 
-static size_t rows_of(const struct work *w, size_t block)
+static void front(const struct block *b, int layer)
 {
-    size_t left = w->b->t - block * w->rows;
-    return left < w->rows ? left : w->rows;
+    const struct step *s = b->s;
+    const struct gpt2_layer *l = &s->m->layers[layer];
+    size_t c = (size_t)s->m->cfg.n_embd;
+    float *qkv = b->desk.wide, *q = s->wide + b->begin * s->ldq;
+    struct int8_rows rows = norm_rows(b, l->ln_1_weight, l->ln_1_bias);
+
+    product(b, &l->c_attn, &rows, qkv, 3 * c, ACT_NONE, NULL);
+    for (size_t r = 0; r < b->n; r++)
+        memcpy(q + r * s->ldq, qkv + r * 3 * c, c * sizeof *q);
+    attention_put(s, layer, b->begin, b->begin + b->n, qkv + c, qkv + 2 * c, 3 * c);
 }
 
-static void qkv_task(void *arg, size_t begin, size_t end, int worker)
+static void back(const struct block *b, int layer)
+{
+    const struct step *s = b->s;
+    const struct gpt2_layer *l = &s->m->layers[layer];
+    const struct desk *d = &b->desk;
+    size_t c = (size_t)s->m->cfg.n_embd, inner = (size_t)s->m->cfg.n_inner;
+
+    attention_rows(s, layer, b->begin, b->begin + b->n, d->wide, d->ld_c, b->worker);
+    struct int8_rows rows = wide_rows(b, d->ld_c, c);
+    product(b, &l->attn_proj, &rows, b->x, c, ACT_NONE, b->x);
+    rows = norm_rows(b, l->ln_2_weight, l->ln_2_bias);
+    product(b, &l->c_fc, &rows, d->wide, d->ld_inner, s->m->cfg.activation, NULL);
+    rows = wide_rows(b, d->ld_inner, inner);
+    product(b, &l->mlp_proj, &rows, b->x, c, ACT_NONE, b->x);
+}
+
+static void front_task(void *arg, size_t begin, size_t end, int worker)
 {
     const struct work *w = arg;
-    const struct blocks *b = w->b;
-    const struct gpt2_layer *l = w->l;
-    struct desk d = desk_of(b, worker);
-    size_t c = (size_t)b->m->cfg.n_embd;
+
     for (size_t i = begin; i < end; i++) {
-        size_t row = i * w->rows, n = rows_of(w, i);
-        struct int8_rows q = norm_rows(b, &d, b->x + row * c, n, l->ln_1_weight, l->ln_1_bias);
-        product(b, &l->c_attn, &q, n, b->qkv + row * 3 * c, 3 * c, ACT_NONE, NULL);
+        const struct block b = block_of(w->s, i, worker);
+        front(&b, w->layer);
     }
 }
 
-static void mlp_task(void *arg, size_t begin, size_t end, int worker)
+static void back_task(void *arg, size_t begin, size_t end, int worker)
 {
     const struct work *w = arg;
-    const struct blocks *b = w->b;
-    const struct gpt2_layer *l = w->l;
-    struct desk d = desk_of(b, worker);
-    size_t c = (size_t)b->m->cfg.n_embd, inner = (size_t)b->m->cfg.n_inner;
+
     for (size_t i = begin; i < end; i++) {
-        size_t row = i * w->rows, n = rows_of(w, i);
-        float *x = b->x + row * c;
-        struct int8_rows q = plain_rows(b, &d, b->a + row * b->ld_a, b->ld_a, n, c);
-        product(b, &l->attn_proj, &q, n, x, c, ACT_NONE, x);
-        q = norm_rows(b, &d, x, n, l->ln_2_weight, l->ln_2_bias);
-        product(b, &l->c_fc, &q, n, d.inner, d.ld_inner, b->m->cfg.activation, NULL);
-        q = plain_rows(b, &d, d.inner, d.ld_inner, n, inner);
-        product(b, &l->mlp_proj, &q, n, x, c, ACT_NONE, x);
+        const struct block b = block_of(w->s, i, worker);
+        back(&b, w->layer);
+        if (w->next) front(&b, w->layer + 1);
     }
 }
 
-static void run(const struct blocks *b, const struct gpt2_layer *l, pool_task *task)
+void blocks_front(struct step *s, int layer)
 {
-    size_t threads = (size_t)pool_threads(b->c->pool), round = threads * MOST_ROWS;
-    size_t n = (b->t + round - 1) / round * threads;
-    struct work w = {b, l, (b->t + n - 1) / n};
-    pool_for(b->c->pool, (b->t + w.rows - 1) / w.rows, 1, task, &w);
+    struct work w = {s, layer, false};
+
+    s->q = s->wide;
+    s->ldq = (size_t)s->m->cfg.n_embd;
+    pool_for(s->c->pool, s->blocks, 1, front_task, &w);
 }
 
-void blocks_qkv(const struct blocks *b, const struct gpt2_layer *l)
+void blocks_back(struct step *s, int layer, bool next)
 {
-    run(b, l, qkv_task);
-}
+    struct work w = {s, layer, next};
 
-void blocks_mlp(const struct blocks *b, const struct gpt2_layer *l)
-{
-    run(b, l, mlp_task);
+    pool_for(s->c->pool, s->blocks, 1, back_task, &w);
 }

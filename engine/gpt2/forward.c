@@ -20,39 +20,18 @@
 #include <string.h>
 
 #include "engine/base/mem.h"
+#include "engine/gpt2/attention.h"
 #include "engine/gpt2/blocks.h"
 
 /* Below so many multiplications a piece of work is not worth waking another thread. */
 #define PIECE_OPS 16384
 
-/* Up to ATTEND_MAX_Q successive queries of one sequence. */
-struct tile {
-    int seq, row0, pos0, nq;
-};
-
-struct step {
-    const struct gpt2 *m;
-    const struct compute *c;
-    const struct kv_store *kv;
-    const struct gpt2_step *in;
-    struct linear_rows rows;
-    size_t t;              /* rows of the step */
-    float *x;              /* (T, C) residual stream */
-    float *a;              /* (T, C), stride ld_a */
-    float *wide;           /* (T, 3C), then (T, n_inner) with stride ld_inner */
-    size_t ld_a, ld_inner; /* floats; as products like them, without padding for a tap */
-    int32_t *row_seq;      /* (T) sequence of a row */
-    int32_t *row_pos;      /* (T) its position */
-    struct tile *tiles;    /* (n_tiles <= T) */
-    size_t n_tiles;
-    float *attend; /* (threads, attend_floats) */
-    size_t attend_floats;
-    float *linear; /* for linear_apply(), or of blocks */
-    const struct gpt2_layer *layer;
-    size_t layer_no;
-    const float *ln_in, *ln_w, *ln_b;
-    float *ln_out;
-    size_t ld_ln; /* of ln_out; floats */
+/* What the rows of one norm are. */
+struct norm {
+    const struct step *s;
+    const float *w, *b;
+    float *y;
+    size_t ldy; /* floats */
 };
 
 static size_t max_size(size_t a, size_t b)
@@ -65,11 +44,6 @@ static size_t max_size(size_t a, size_t b)
 static size_t wide_cols(const struct gpt2 *m)
 {
     return max_size(3 * (size_t)m->cfg.n_embd, matmul_stride((size_t)m->cfg.n_inner));
-}
-
-static size_t attend_floats(const struct gpt2 *m)
-{
-    return mem_lines(attend_scratch_floats(m->cfg.n_embd / m->cfg.n_head, m->cfg.n_positions));
 }
 
 static size_t tile_floats(size_t tokens)
@@ -95,7 +69,7 @@ size_t gpt2_scratch_floats(const struct gpt2 *m, int max_tokens, int threads)
     size_t t = (size_t)max_tokens;
     struct linear_rows all = {.n_decode = t, .n_prefill = t};
     return mem_lines(t * matmul_stride((size_t)m->cfg.n_embd)) + mem_lines(t * wide_cols(m)) +
-           2 * mem_lines(t) + tile_floats(t) + (size_t)threads * attend_floats(m) +
+           2 * mem_lines(t) + tile_floats(t) + (size_t)threads * attention_floats(m) +
            max_size(linear_floats(m, all), blocks_floats(m, t, threads));
 }
 
@@ -119,8 +93,7 @@ static void carve(struct step *s, float *scratch)
     s->row_seq = take(&at, s->t);
     s->row_pos = take(&at, s->t);
     s->tiles = take(&at, tile_floats(s->t));
-    s->attend_floats = attend_floats(m);
-    s->attend = take(&at, (size_t)pool_threads(s->c->pool) * s->attend_floats);
+    s->attend = take(&at, (size_t)pool_threads(s->c->pool) * attention_floats(m));
     s->linear = at;
 }
 
@@ -144,9 +117,22 @@ static size_t count_rows(const struct gpt2 *m, const struct gpt2_step *in)
     return t;
 }
 
+/* Rows of q from j on that one tile takes: no more than to the end of the sequence, or of a block of rows. */
+static int tile_rows(const struct step *s, const struct gpt2_seq *q, int row, int j, size_t *block)
+{
+    int n = q->n - j < ATTEND_MAX_Q ? q->n - j : ATTEND_MAX_Q;
+
+    if (s->blocks == 0) return n;
+    while (blocks_begin(s, *block + 1) <= (size_t)(row + j))
+        ++*block;
+    int left = (int)blocks_begin(s, *block + 1) - (row + j);
+    return n < left ? n : left;
+}
+
 static void lay_out(struct step *s)
 {
     int row = 0;
+    size_t block = 0;
     s->n_tiles = 0;
     for (int i = 0; i < s->in->n_seqs; i++) {
         const struct gpt2_seq *q = &s->in->seqs[i];
@@ -154,8 +140,8 @@ static void lay_out(struct step *s)
             s->row_seq[row + j] = i;
             s->row_pos[row + j] = q->pos0 + j;
         }
-        for (int j = 0; j < q->n; j += ATTEND_MAX_Q) {
-            int nq = q->n - j < ATTEND_MAX_Q ? q->n - j : ATTEND_MAX_Q;
+        for (int j = 0, nq; j < q->n; j += nq) {
+            nq = tile_rows(s, q, row, j, &block);
             s->tiles[s->n_tiles++] =
                 (struct tile){.seq = i, .row0 = row + j, .pos0 = q->pos0 + j, .nq = nq};
         }
@@ -163,8 +149,7 @@ static void lay_out(struct step *s)
     }
 }
 
-/* Items per piece for work of `ops` multiplications an item. */
-static size_t grain(size_t ops)
+size_t step_grain(size_t ops)
 {
     return ops < PIECE_OPS ? PIECE_OPS / (ops ? ops : 1) : 1;
 }
@@ -196,137 +181,43 @@ static void embed_task(void *arg, size_t begin, size_t end, int worker)
 static void norm_task(void *arg, size_t begin, size_t end, int worker)
 {
     (void)worker;
-    const struct step *s = arg;
+    const struct norm *n = arg;
+    const struct step *s = n->s;
     size_t c = (size_t)s->m->cfg.n_embd;
     for (size_t r = begin; r < end; r++)
-        s->c->k->layer_norm(s->ln_out + r * s->ld_ln, s->ln_in + r * c, s->ln_w, s->ln_b,
+        s->c->k->layer_norm(n->y + r * n->ldy, s->x + r * c, n->w, n->b,
                             s->m->cfg.layer_norm_epsilon, c);
 }
 
-static void norm(struct step *s, float *y, size_t ldy, const float *w, const float *b)
+static void norm(const struct step *s, float *y, size_t ldy, const float *w, const float *b)
 {
-    s->ln_in = s->x;
-    s->ln_out = y;
-    s->ld_ln = ldy;
-    s->ln_w = w;
-    s->ln_b = b;
-    pool_for(s->c->pool, s->t, grain(8 * (size_t)s->m->cfg.n_embd), norm_task, s);
-}
-
-/* ---- attention ---- */
-
-static size_t kv_offset(const struct step *s, size_t head)
-{
-    const struct kv_store *kv = s->kv;
-    return s->layer_no * kv->layer_bytes + head * (kv->k_tile_bytes + kv->v_tile_bytes);
-}
-
-/* Rows [row, row + n) of one sequence, whose positions lie in one block: head by head, so that the
- * tile that they fill stays in L1. */
-static void put_rows(const struct step *s, size_t row, size_t n)
-{
-    const struct kv_store *kv = s->kv;
-    size_t c = (size_t)s->m->cfg.n_embd, d = (size_t)kv->d;
-    const struct gpt2_seq *q = &s->in->seqs[s->row_seq[row]];
-    size_t block = (size_t)q->blocks[s->row_pos[row] / KV_BLOCK];
-    for (size_t h = 0; h < (size_t)kv->n_head; h++) {
-        char *tile = (char *)kv->base + block * kv->block_bytes + kv_offset(s, h);
-        const float *k = s->wide + row * 3 * c + c + h * d;
-        struct kv_rows in = {.t = s->row_pos[row] % KV_BLOCK,
-                             .n = (int)n,
-                             .d = kv->d,
-                             .k = k,
-                             .v = k + c,
-                             .ld = 3 * c};
-        s->c->k->kv_put[kv_slot(kv->dtype)](tile, tile + kv->k_tile_bytes, &in);
-    }
-}
-
-static void put_task(void *arg, size_t begin, size_t end, int worker)
-{
-    (void)worker;
-    const struct step *s = arg;
-    for (size_t row = begin, n; row < end; row += n) {
-        size_t left = KV_BLOCK - (size_t)s->row_pos[row] % KV_BLOCK;
-        for (n = 1; n < left && row + n < end && s->row_seq[row + n] == s->row_seq[row];)
-            n++;
-        put_rows(s, row, n);
-    }
-}
-
-/* Items go head by head: successive tiles of a sequence find its keys in the cache. */
-static void attend_task(void *arg, size_t begin, size_t end, int worker)
-{
-    const struct step *s = arg;
-    const struct kv_store *kv = s->kv;
-    size_t c = (size_t)s->m->cfg.n_embd, d = (size_t)kv->d;
-    for (size_t i = begin; i < end; i++) {
-        size_t h = i / s->n_tiles;
-        const struct tile *t = &s->tiles[i % s->n_tiles];
-        size_t row = (size_t)t->row0, k_offset = kv_offset(s, h);
-        struct attend a = {
-            .q = s->wide + row * 3 * c + h * d,
-            .ldq = 3 * c,
-            .out = s->a + row * s->ld_a + h * d,
-            .ldo = s->ld_a,
-            .nq = t->nq,
-            .pos0 = t->pos0,
-            .d = kv->d,
-            .scale = s->layer->attn_scale,
-            .kv = kv->base,
-            .blocks = s->in->seqs[t->seq].blocks,
-            .block_bytes = kv->block_bytes,
-            .k_offset = k_offset,
-            .v_offset = k_offset + kv->k_tile_bytes,
-            .int8 = s->c->k->int8,
-            .scratch = s->attend + (size_t)worker * s->attend_floats,
-        };
-        s->c->k->attend[kv_slot(kv->dtype)](&a);
-    }
-}
-
-static void attention(struct step *s)
-{
-    size_t heads = (size_t)s->kv->n_head, d = (size_t)s->kv->d, keys = 0;
-    for (size_t i = 0; i < s->n_tiles; i++)
-        keys += (size_t)s->tiles[i].nq * (size_t)(s->tiles[i].pos0 + s->tiles[i].nq);
-    pool_for(s->c->pool, s->t, grain(2 * d * heads), put_task, s);
-    pool_for(s->c->pool, heads * s->n_tiles, grain(2 * d * keys / s->n_tiles), attend_task, s);
+    struct norm n = {s, w, b, y, ldy};
+    pool_for(s->c->pool, s->t, step_grain(8 * (size_t)s->m->cfg.n_embd), norm_task, &n);
 }
 
 /* ---- the step ---- */
 
-static void run_layer_in_blocks(struct step *s)
-{
-    const struct blocks b = {.m = s->m,
-                             .c = s->c,
-                             .t = s->t,
-                             .x = s->x,
-                             .a = s->a,
-                             .ld_a = s->ld_a,
-                             .qkv = s->wide,
-                             .scratch = s->linear};
-    blocks_qkv(&b, s->layer);
-    attention(s);
-    blocks_mlp(&b, s->layer);
-}
-
-static void run_layer(struct step *s, int i)
+static void qkv_by_layer(struct step *s, int i)
 {
     const struct gpt2_layer *l = &s->m->layers[i];
-    size_t c = (size_t)s->m->cfg.n_embd, inner = (size_t)s->m->cfg.n_inner;
-    s->layer = l;
-    s->layer_no = (size_t)i;
-    if (!s->in->tap && blocks_suit(l, s->t, pool_threads(s->c->pool))) {
-        run_layer_in_blocks(s);
-        return;
-    }
+    size_t c = (size_t)s->m->cfg.n_embd;
+
     norm(s, s->a, s->ld_a, l->ln_1_weight, l->ln_1_bias);
     tap(s, i, "ln_1", s->a, c);
     linear_apply(&l->c_attn, s->c, s->rows, s->a, s->ld_a, s->wide, 3 * c, ACT_NONE, NULL,
                  s->linear);
     tap(s, i, "qkv", s->wide, 3 * c);
-    attention(s);
+    s->q = s->wide;
+    s->ldq = 3 * c;
+    attention_put_all(s, i);
+}
+
+static void mlp_by_layer(struct step *s, int i)
+{
+    const struct gpt2_layer *l = &s->m->layers[i];
+    size_t c = (size_t)s->m->cfg.n_embd, inner = (size_t)s->m->cfg.n_inner;
+
+    attention_all(s, i);
     tap(s, i, "attn", s->a, c);
     linear_apply(&l->attn_proj, s->c, s->rows, s->a, s->ld_a, s->x, c, ACT_NONE, s->x, s->linear);
     tap(s, i, "attn_resid", s->x, c);
@@ -340,6 +231,27 @@ static void run_layer(struct step *s, int i)
     tap(s, i, "mlp_resid", s->x, c);
 }
 
+static void run_layers(struct step *s)
+{
+    const struct gpt2_layer *l = s->m->layers;
+    int n = s->m->cfg.n_layer;
+    bool begun = false; /* the layer's front was computed with the one before */
+
+    for (int i = 0; i < n; i++) {
+        if (!begun && s->blocks && blocks_front_suits(&l[i]))
+            blocks_front(s, i);
+        else if (!begun)
+            qkv_by_layer(s, i);
+        begun = false;
+        if (s->blocks && blocks_back_suits(&l[i])) {
+            begun = i + 1 < n && blocks_front_suits(&l[i + 1]);
+            blocks_back(s, i, begun);
+        } else {
+            mlp_by_layer(s, i);
+        }
+    }
+}
+
 void gpt2_forward(const struct gpt2 *m, const struct compute *c, const struct kv_store *kv,
                   const struct gpt2_step *in, float *hidden, float *scratch)
 {
@@ -349,12 +261,12 @@ void gpt2_forward(const struct gpt2 *m, const struct compute *c, const struct kv
     for (int i = 0; i < in->n_decode; i++)
         s.rows.n_decode += (size_t)in->seqs[i].n;
     s.rows.n_prefill = s.t - s.rows.n_decode;
+    s.blocks = in->tap ? 0 : blocks_count(m, s.t, pool_threads(c->pool));
     carve(&s, scratch);
     lay_out(&s);
-    pool_for(c->pool, s.t, grain(16 * (size_t)m->cfg.n_embd), embed_task, &s);
+    pool_for(c->pool, s.t, step_grain(16 * (size_t)m->cfg.n_embd), embed_task, &s);
     tap(&s, -1, "embed", s.x, (size_t)m->cfg.n_embd);
-    for (int i = 0; i < m->cfg.n_layer; i++)
-        run_layer(&s, i);
+    run_layers(&s);
     norm(&s, s.x, (size_t)m->cfg.n_embd, m->ln_f_weight, m->ln_f_bias);
     tap(&s, -1, "ln_f", s.x, (size_t)m->cfg.n_embd);
 }
