@@ -42,6 +42,9 @@ int kv_store_init(struct kv_store *s, const struct gpt2_config *cfg, enum dtype 
     if (t != DTYPE_F32 && t != DTYPE_F16 && t != DTYPE_I8)
         return err_set(err, ERR_UNSUPPORTED, "KV cache of %s, expected F32, F16 or I8",
                        dtype_name(t));
+    if (t == DTYPE_I8 && cfg->n_positions > INT8_MAX_POSITIONS)
+        return err_set(err, ERR_UNSUPPORTED, "KV cache of I8 for %d positions, expected at most %d",
+                       cfg->n_positions, INT8_MAX_POSITIONS);
     BUG_ON(n_blocks < 1);
     struct kv_store k = layout(cfg, t);
     k.n_blocks = n_blocks;

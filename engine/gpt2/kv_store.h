@@ -30,7 +30,8 @@ int kv_dtype_parse(const char *name, enum dtype weights);
 /* kv_block_bytes -- bytes of one block for this model and element type. */
 size_t kv_block_bytes(const struct gpt2_config *cfg, enum dtype t);
 
-/* kv_store_init -- Errors: ERR_NOMEM with the bytes asked for; ERR_UNSUPPORTED dtype. */
+/* kv_store_init -- Errors: ERR_NOMEM with the bytes asked for; ERR_UNSUPPORTED dtype, or I8 with more than
+ * INT8_MAX_POSITIONS. */
 int kv_store_init(struct kv_store *s, const struct gpt2_config *cfg, enum dtype t, int n_blocks,
                   struct err *err);
 void kv_store_release(struct kv_store *s);

@@ -33,6 +33,24 @@ static void keys(const uint8_t *q, size_t ld, size_t rows, const void *const *ti
         }
 }
 
+static void values(const struct int8_values *v, const uint8_t *digits, size_t ld, size_t rows,
+                   int32_t *out)
+{
+    memset(out, 0, 2 * rows * v->channels * sizeof *out);
+    for (size_t r = 0; r < rows; r++)
+        for (size_t p = 0; p < v->n * KV_BLOCK; p++) {
+            size_t j = p / KV_BLOCK, at = p % KV_BLOCK;
+            const int8_t *tile = (const int8_t *)v->base + (size_t)v->blocks[j] * v->block_bytes +
+                                 at / INT8_QUAD * INT8_QUAD * v->channels + at % INT8_QUAD;
+            const uint8_t *high = digits + r * ld + 2 * j * KV_BLOCK + at, *low = high + KV_BLOCK;
+            int32_t *sum = out + 2 * r * v->channels;
+            for (size_t c = 0; c < v->channels; c++) {
+                sum[c] += *high * tile[c * INT8_QUAD];
+                sum[v->channels + c] += *low * tile[c * INT8_QUAD];
+            }
+        }
+}
+
 static int32_t spin(size_t n)
 {
     uint32_t sum[8] = {0};
@@ -42,5 +60,9 @@ static int32_t spin(size_t n)
     return (int32_t)(sum[0] ^ sum[1] ^ sum[2] ^ sum[3] ^ sum[4] ^ sum[5] ^ sum[6] ^ sum[7]);
 }
 
-const struct int8_kernels int8_scalar = {
-    .name = "scalar", .sums = sums, .keys = keys, .turn_ops = 2 * 8, .spin = spin};
+const struct int8_kernels int8_scalar = {.name = "scalar",
+                                         .sums = sums,
+                                         .keys = keys,
+                                         .values = values,
+                                         .turn_ops = 2 * 8,
+                                         .spin = spin};

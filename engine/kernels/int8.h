@@ -40,6 +40,21 @@ struct int8_panel {
     const void *next;     /* where the caller's next weights lie, or NULL: only prefetched */
 };
 
+/* Weights for values: whole numbers in two digits of 7 bits, which every instruction set can take for signed
+ * ones, too. */
+#define INT8_DIGIT 128
+#define INT8_WEIGHT (INT8_DIGIT * INT8_DIGIT - 1) /* the largest */
+#define INT8_MAX_POSITIONS 131072                 /* 127 * 128 times as many fits in 31 bits */
+
+/* The values of all positions of one head, a tile of KV_BLOCK after the other; borrowed. */
+struct int8_values {
+    const char *base; /* tile j is at base + blocks[j] * block_bytes: */
+    const int32_t *blocks;
+    size_t block_bytes;
+    size_t n,
+        channels; /* (n) each (KV_BLOCK / INT8_QUAD, channels, INT8_QUAD) int8; whole 16 channels */
+};
+
 /* What differs between instruction sets; all give the same numbers. */
 struct int8_kernels {
     const char *name; /* "amx", "avx512vnni", "avxvnni", "avx2", "neondot", "neon", "scalar" */
@@ -55,6 +70,13 @@ struct int8_kernels {
      *   out   (rows, n * KV_BLOCK) int32, stride ldo; overwritten */
     void (*keys)(const uint8_t *q, size_t ld, size_t rows, const void *const *tile, size_t n,
                  size_t quads, int32_t *out, size_t ldo);
+
+    /* values -- weighted sums of values: out[2 r + s][c] = sum over positions of digit s of row r there times
+     * value c, exactly.
+     *   digits  (rows <= 8, n, 2, KV_BLOCK), the high ones first, stride ld bytes
+     *   out     (2 * rows, channels) int32, overwritten */
+    void (*values)(const struct int8_values *v, const uint8_t *digits, size_t ld, size_t rows,
+                   int32_t *out);
 
     /* spin -- products in registers alone, to measure what the machine could do: n turns of `turn_ops`
      * operations (2 per multiplication). Returns a number that depends on all of them. */

@@ -191,6 +191,12 @@ static void keys(const uint8_t *q, size_t ld, size_t rows, const void *const *ti
     int8_avx512vnni.keys(q, ld, rows, tile, n, quads, out, ldo);
 }
 
+static void values(const struct int8_values *v, const uint8_t *digits, size_t ld, size_t rows,
+                   int32_t *out)
+{
+    int8_avx512vnni.values(v, digits, ld, rows, out);
+}
+
 static int32_t spin(size_t n)
 {
     static const uint8_t ones[TILE_ROWS * TILE_BYTES] = {1};
@@ -222,6 +228,7 @@ static int32_t spin(size_t n)
 const struct int8_kernels int8_amx = {.name = "amx",
                                       .sums = sums,
                                       .keys = keys,
+                                      .values = values,
                                       .turn_ops =
                                           (size_t)4 * 2 * TILE_ROWS * TILE_ROWS * TILE_BYTES,
                                       .spin = spin};

@@ -23,11 +23,15 @@ INLINE vi vi_load(const int8_t *w)
 {
     return _mm256_loadu_si256((const __m256i *)(const void *)w);
 }
-INLINE vi vi_quad(const uint8_t *q)
+INLINE vi vi_digits(const uint8_t *q)
 {
     int32_t four;
     __builtin_memcpy(&four, q, sizeof four);
-    return _mm256_xor_si256(_mm256_set1_epi32(four), _mm256_set1_epi8((char)INT8_ZERO));
+    return _mm256_set1_epi32(four);
+}
+INLINE vi vi_quad(const uint8_t *q)
+{
+    return _mm256_xor_si256(vi_digits(q), _mm256_set1_epi8((char)INT8_ZERO));
 }
 INLINE vi vi_dot(vi sum, vi quad, vi w)
 {

@@ -39,7 +39,7 @@ struct epilogue {
  *
  * Elements are f32, f16, or int8 with a scale for each position and head, in the tile's last KV_BLOCK
  * floats. Keys in int8 lie as (quads of d, KV_BLOCK, 4), the shifts of int8.h between them and the scales,
- * and queries are quantised too, for whole sums. */
+ * values as (quads of positions, dp, 4); queries and weights become whole numbers, too. */
 #define KV_LANES 16
 #define KV_DTYPES 3
 #define ATTEND_MAX_Q 8
@@ -96,7 +96,7 @@ struct attend {
 static inline size_t attend_scratch_floats(int d, int positions)
 {
     size_t pp = ((size_t)positions + KV_BLOCK - 1) / KV_BLOCK * KV_BLOCK;
-    return ATTEND_MAX_Q * (kv_dp((size_t)d) + pp) + 64;
+    return ATTEND_MAX_Q * (2 * kv_dp((size_t)d) + pp) + 64;
 }
 
 struct kernels {

@@ -47,11 +47,6 @@ INLINE vf vf_load_bf16(const uint16_t *p)
     __m128i h = _mm_loadu_si128((const __m128i *)(const void *)p);
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
 }
-INLINE vf vf_load_i8(const int8_t *p)
-{
-    __m128i b = _mm_loadl_epi64((const __m128i *)(const void *)p);
-    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b));
-}
 /* The first n < VL lanes; the others are 0. */
 INLINE vf vf_load_n(const float *p, size_t n)
 {
@@ -155,6 +150,17 @@ INLINE void vf_store_int8(uint8_t *q, vf a)
         _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
     _mm_storel_epi64((__m128i *)(void *)q, _mm_packus_epi16(half, half));
 }
+/* Lanes in 0..INT8_WEIGHT, rounded to nearest, as two digits. */
+INLINE void vf_store_digits(uint8_t *high, uint8_t *low, vf a)
+{
+    __m256i w = _mm256_cvtps_epi32(a), least = _mm256_set1_epi32(INT8_DIGIT - 1);
+    __m256i both = _mm256_packs_epi32(_mm256_srli_epi32(w, 7), _mm256_and_si256(w, least));
+    both = _mm256_packus_epi16(both, both); /* in each half four high ones, then four low ones */
+    __m128i bytes =
+        _mm_unpacklo_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+    _mm_storel_epi64((__m128i *)(void *)high, bytes);
+    _mm_storel_epi64((__m128i *)(void *)low, _mm_unpackhi_epi64(bytes, bytes));
+}
 INLINE float vf_sum(vf a)
 {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
@@ -221,6 +227,7 @@ INLINE void vf_transpose(vf r[VL])
 #include "engine/kernels/rows.inc"
 #include "engine/kernels/kv.inc"
 #include "engine/kernels/attend.inc"
+#include "engine/kernels/attend_int8.inc"
 #include "engine/kernels/gemm.inc"
 #include "engine/kernels/grad.inc"
 #include "engine/kernels/table.inc"

@@ -46,11 +46,6 @@ INLINE vf vf_load_bf16(const uint16_t *p)
     __m256i h = _mm256_loadu_si256((const __m256i *)(const void *)p);
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
 }
-INLINE vf vf_load_i8(const int8_t *p)
-{
-    __m128i b = _mm_loadu_si128((const __m128i *)(const void *)p);
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(b));
-}
 /* The first n < VL lanes; the others are 0. */
 INLINE vf vf_load_n(const float *p, size_t n)
 {
@@ -147,6 +142,13 @@ INLINE void vf_store_int8(uint8_t *q, vf a)
     __m512i whole = _mm512_add_epi32(_mm512_cvtps_epi32(a), _mm512_set1_epi32(INT8_ZERO));
     _mm_storeu_si128((__m128i *)(void *)q, _mm512_cvtepi32_epi8(whole));
 }
+/* Lanes in 0..INT8_WEIGHT, rounded to nearest, as two digits. */
+INLINE void vf_store_digits(uint8_t *high, uint8_t *low, vf a)
+{
+    __m512i w = _mm512_cvtps_epi32(a), least = _mm512_set1_epi32(INT8_DIGIT - 1);
+    _mm_storeu_si128((__m128i *)(void *)high, _mm512_cvtepi32_epi8(_mm512_srli_epi32(w, 7)));
+    _mm_storeu_si128((__m128i *)(void *)low, _mm512_cvtepi32_epi8(_mm512_and_epi32(w, least)));
+}
 INLINE float vf_sum(vf a)
 {
     return _mm512_reduce_add_ps(a);
@@ -215,6 +217,7 @@ INLINE void vf_transpose(vf r[VL])
 #include "engine/kernels/rows.inc"
 #include "engine/kernels/kv.inc"
 #include "engine/kernels/attend.inc"
+#include "engine/kernels/attend_int8.inc"
 #include "engine/kernels/gemm.inc"
 #include "engine/kernels/grad.inc"
 #include "engine/kernels/table.inc"

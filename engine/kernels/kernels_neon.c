@@ -47,13 +47,6 @@ INLINE vf vf_load_bf16(const uint16_t *p)
 {
     return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16));
 }
-INLINE vf vf_load_i8(const int8_t *p)
-{
-    int32_t four;
-    memcpy(&four, p, sizeof four);
-    int16x8_t wide = vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four)));
-    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
-}
 /* The first n < VL lanes; the others are 0. */
 INLINE vf vf_load_n(const float *p, size_t n)
 {
@@ -165,6 +158,15 @@ INLINE void vf_store_int8(uint8_t *q, vf a)
     uint8x8_t bytes = vqmovun_s16(vcombine_s16(half, half));
     vst1_lane_u32((uint32_t *)(void *)q, vreinterpret_u32_u8(bytes), 0);
 }
+/* Lanes in 0..INT8_WEIGHT, rounded to nearest, as two digits. */
+INLINE void vf_store_digits(uint8_t *high, uint8_t *low, vf a)
+{
+    uint32x4_t w = vcvtnq_u32_f32(a), least = vdupq_n_u32(INT8_DIGIT - 1);
+    uint16x4_t upper = vmovn_u32(vshrq_n_u32(w, 7)), lower = vmovn_u32(vandq_u32(w, least));
+    uint32x2_t bytes = vreinterpret_u32_u8(vmovn_u16(vcombine_u16(upper, lower)));
+    vst1_lane_u32((uint32_t *)(void *)high, bytes, 0);
+    vst1_lane_u32((uint32_t *)(void *)low, bytes, 1);
+}
 INLINE float vf_sum(vf a)
 {
     return vaddvq_f32(a);
@@ -211,6 +213,7 @@ INLINE void vf_transpose(vf r[VL])
 #include "engine/kernels/rows.inc"
 #include "engine/kernels/kv.inc"
 #include "engine/kernels/attend.inc"
+#include "engine/kernels/attend_int8.inc"
 #include "engine/kernels/gemm.inc"
 #include "engine/kernels/grad.inc"
 #include "engine/kernels/table.inc"

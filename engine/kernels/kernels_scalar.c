@@ -91,9 +91,10 @@ static void panel_int8(const struct int8_kernels *int8, const struct int8_rows *
     }
 }
 
-static void quantise(uint8_t *q, size_t padded, float *scale, const float *x, size_t n)
+/* The scale of a row as numbers of 8 bits; returns what to multiply it with, 0 when it has to be all zeros. */
+static float row_scale(float *scale, const float *x, size_t n)
 {
-    float most = 0, by = 0;
+    float most = 0;
     bool finite = true;
 
     for (size_t i = 0; i < n; i++) {
@@ -101,10 +102,21 @@ static void quantise(uint8_t *q, size_t padded, float *scale, const float *x, si
         most = fmaxf(most, fabsf(x[i]));
     }
     *scale = !finite ? NAN : most < INT8_LEAST ? 0 : most / 127;
-    if (finite && most >= INT8_LEAST) by = 127 / most;
+    return finite && most >= INT8_LEAST ? 127 / most : 0;
+}
+
+static int eight_bits(float x, float by)
+{
+    return by > 0 ? (int)lrintf(x * by) : 0;
+}
+
+static void quantise(uint8_t *q, size_t padded, float *scale, const float *x, size_t n)
+{
+    float by = row_scale(scale, x, n);
+
     memset(q, INT8_ZERO, padded);
-    for (size_t i = 0; finite && i < n; i++)
-        q[i] = (uint8_t)(INT8_ZERO + (int)lrintf(x[i] * by));
+    for (size_t i = 0; i < n; i++)
+        q[i] = (uint8_t)(INT8_ZERO + eight_bits(x[i], by));
 }
 
 static void layer_norm(float *y, const float *x, const float *w, const float *b, float eps,
@@ -216,34 +228,79 @@ static void score_int8(const struct attend *a, const float *q, float *s, int pos
     }
 }
 
-static void attend_one(const struct attend *a, const float *q, float *out, int positions,
-                       enum dtype t)
+static void attend_floats(const struct attend *a, const float *q, float *out, int positions,
+                          enum dtype t)
 {
     float *s = a->scratch, sum = 0;
     size_t d = (size_t)a->d, dp = kv_dp(d);
 
-    if (t == DTYPE_I8)
-        score_int8(a, q, s, positions);
-    else
-        score_floats(a, q, s, positions, t);
+    score_floats(a, q, s, positions, t);
     float m = max(s, (size_t)positions);
     for (int p = 0; p < positions; p++)
         sum += s[p] = expf(s[p] - m);
     memset(out, 0, d * sizeof *out);
     for (int p = 0; p < positions; p++) {
         const void *v = tile_of(a, p, a->v_offset);
-        float e = t == DTYPE_I8 ? s[p] * kv_scale(v, kv_v_bytes(dp, t), p) : s[p];
         for (size_t c = 0; c < d; c++)
-            out[c] = fmaf(e, element(v, (size_t)p % KV_BLOCK * dp + c, t), out[c]);
+            out[c] = fmaf(s[p], element(v, (size_t)p % KV_BLOCK * dp + c, t), out[c]);
     }
     for (size_t c = 0; c < d; c++)
         out[c] /= sum;
 }
 
+/* Weights s[0..positions) as digits behind them; returns what sums of these are to be multiplied with. */
+static float to_digits(const float *s, int positions, uint8_t *digits, size_t blocks)
+{
+    float top = 0;
+    bool finite = true;
+
+    for (int p = 0; p < positions; p++) {
+        finite &= isfinite(s[p]) != 0;
+        top = fmaxf(top, s[p]);
+    }
+    memset(digits, 0, blocks * 2 * KV_BLOCK);
+    for (int p = 0; p < positions && finite && top >= INT8_LEAST; p++) {
+        long w = lrintf(s[p] * (INT8_WEIGHT / top));
+        uint8_t *at = digits + p / KV_BLOCK * 2 * KV_BLOCK + p % KV_BLOCK;
+        at[0] = (uint8_t)(w / INT8_DIGIT);
+        at[KV_BLOCK] = (uint8_t)(w % INT8_DIGIT);
+    }
+    return finite ? top / INT8_WEIGHT : NAN;
+}
+
+/* As attend_int8.inc. */
+static void attend_whole(const struct attend *a, const float *q, float *out, int positions)
+{
+    size_t d = (size_t)a->d, dp = kv_dp(d), blocks = ((size_t)positions + KV_BLOCK - 1) / KV_BLOCK;
+    float *s = a->scratch, sum = 0;
+    int32_t *sums = (int32_t *)(void *)(s + blocks * KV_BLOCK);
+    uint8_t *digits = (uint8_t *)(sums + 2 * dp);
+    const struct int8_values values = {(const char *)a->kv + a->v_offset, a->blocks, a->block_bytes,
+                                       blocks, dp};
+
+    score_int8(a, q, s, positions);
+    float m = max(s, (size_t)positions);
+    for (int p = 0; p < positions; p++) {
+        float e = expf(s[p] - m);
+        sum += e;
+        s[p] = e * kv_scale(tile_of(a, p, a->v_offset), kv_v_bytes(dp, DTYPE_I8), p);
+    }
+    float back = to_digits(s, positions, digits, blocks) / sum;
+    a->int8->values(&values, digits, 0, 1, sums);
+    for (size_t c = 0; c < d; c++)
+        out[c] = fmaf((float)sums[c], INT8_DIGIT, (float)sums[dp + c]) * back;
+}
+
 static void attend(const struct attend *a, enum dtype t)
 {
-    for (int i = 0; i < a->nq; i++)
-        attend_one(a, a->q + (size_t)i * a->ldq, a->out + (size_t)i * a->ldo, a->pos0 + i + 1, t);
+    for (int i = 0; i < a->nq; i++) {
+        const float *q = a->q + (size_t)i * a->ldq;
+        float *out = a->out + (size_t)i * a->ldo;
+        if (t == DTYPE_I8)
+            attend_whole(a, q, out, a->pos0 + i + 1);
+        else
+            attend_floats(a, q, out, a->pos0 + i + 1, t);
+    }
 }
 
 static void attend_f32(const struct attend *a)
@@ -291,25 +348,25 @@ static void kv_put_f16(void *k_tile, void *v_tile, const struct kv_rows *in)
     }
 }
 
-/* V's row serves as room for the key's numbers before they are spread over K's tile. */
 static void put_int8(char *k_tile, char *v_tile, size_t t, size_t n, const float *k, const float *v)
 {
     size_t dp = kv_dp(n), quads = int8_quads(n);
-    uint8_t *vt = (uint8_t *)v_tile + t * dp;
     float *k_scale = (float *)(void *)(k_tile + kv_k_bytes(n, DTYPE_I8)) - KV_BLOCK;
     float *v_scale = (float *)(void *)(v_tile + kv_v_bytes(dp, DTYPE_I8)) - KV_BLOCK;
+    char *value = v_tile + t / INT8_QUAD * INT8_QUAD * dp + t % INT8_QUAD;
     int32_t sum = 0;
+    float by;
 
-    quantise(vt, dp, k_scale + t, k, n);
+    by = row_scale(k_scale + t, k, n);
     for (size_t c = 0; c < quads * INT8_QUAD; c++) {
-        int whole = vt[c] - INT8_ZERO;
+        int whole = c < n ? eight_bits(k[c], by) : 0;
         k_tile[(c / INT8_QUAD * KV_BLOCK + t) * INT8_QUAD + c % INT8_QUAD] = (char)whole;
         sum += whole;
     }
     ((int32_t *)(void *)k_scale)[(int)t - KV_BLOCK] = -INT8_ZERO * sum;
-    quantise(vt, dp, v_scale + t, v, n);
+    by = row_scale(v_scale + t, v, n);
     for (size_t c = 0; c < dp; c++)
-        vt[c] ^= INT8_ZERO;
+        value[c * INT8_QUAD] = (char)(c < n ? eight_bits(v[c], by) : 0);
 }
 
 static void kv_put_int8(void *k_tile, void *v_tile, const struct kv_rows *in)

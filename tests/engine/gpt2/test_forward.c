@@ -93,11 +93,30 @@ START_TEST(long_context)
 }
 END_TEST
 
+/* Its sums of 8-bit values would not fit. */
+START_TEST(a_store_of_int8_has_a_limit)
+{
+    struct gpt2_config cfg = {
+        .n_layer = 1, .n_head = 1, .n_embd = 8, .n_positions = INT8_MAX_POSITIONS};
+    struct kv_store kv;
+    struct err err;
+    ck_assert_int_eq(kv_store_init(&kv, &cfg, DTYPE_I8, 1, &err), 0);
+    kv_store_release(&kv);
+    cfg.n_positions++;
+    ck_assert_int_eq(kv_store_init(&kv, &cfg, DTYPE_F16, 1, &err), 0);
+    kv_store_release(&kv);
+    ck_assert_int_eq(kv_store_init(&kv, &cfg, DTYPE_I8, 1, &err), ERR_UNSUPPORTED);
+    ck_assert_str_eq(err.msg, "KV cache of I8 for 131073 positions, expected at most 131072");
+    ck_assert_int_eq(kv_store_init(&kv, &cfg, DTYPE_BF16, 1, &err), ERR_UNSUPPORTED);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("forward");
     TCase *t = tcase_create("forward");
     tcase_set_timeout(t, 120);
+    tcase_add_test(t, a_store_of_int8_has_a_limit);
     tcase_add_loop_test(t, agrees_with_the_oracle, 0, N_MODELS);
     tcase_add_loop_test(t, smaller_caches, 0, 3);
     tcase_add_test(t, long_context);

@@ -146,6 +146,63 @@ START_TEST(keys_are_exact)
 }
 END_TEST
 
+static int32_t value_sum(const struct int8_values *v, const uint8_t *digits, size_t s, size_t c)
+{
+    int32_t sum = 0;
+    for (size_t p = 0; p < v->n * KV_BLOCK; p++) {
+        size_t j = p / KV_BLOCK, at = p % KV_BLOCK;
+        const char *tile = v->base + (size_t)v->blocks[j] * v->block_bytes;
+        sum +=
+            digits[(2 * j + s) * KV_BLOCK + at] *
+            ((const int8_t *)tile)[(at / INT8_QUAD * v->channels + c) * INT8_QUAD + at % INT8_QUAD];
+    }
+    return sum;
+}
+
+/* Any number of rows, tiles and channels, the extremes among them; nothing else is touched. */
+START_TEST(values_are_exact)
+{
+    enum {
+        TILES = 5,
+        ROWS = 8,
+        CHANNELS = 80,
+        BYTES = KV_BLOCK * CHANNELS,
+        LD = 2 * TILES * KV_BLOCK + 3
+    };
+    static const int32_t blocks[TILES] = {3, 0, 4, 1, 2};
+    const struct int8_kernels *all[TABLES_MAX];
+    int n_tables = int8_tables(all);
+    struct int8_values v = {.blocks = blocks, .channels = 16 * (size_t)(_i + 1)};
+    v.block_bytes = KV_BLOCK * v.channels;
+    int8_t *tiles = weights(TILES * v.block_bytes, 4);
+    uint8_t *digits = inputs(ROWS, LD, 5);
+    int32_t *out = mem_alloc((2 * ROWS * CHANNELS + 1) * sizeof *out);
+    v.base = (const char *)tiles;
+    for (size_t i = 0; i < ROWS * LD; i++)
+        digits[i] = i % 5 == 0 ? INT8_DIGIT - 1 : digits[i] % INT8_DIGIT;
+    for (size_t i = 0; i < v.block_bytes; i += 3)
+        tiles[i] = i % 2 ? -128 : 127;
+    for (int t = 0; t < n_tables; t++)
+        for (size_t rows = 1; rows <= ROWS; rows++)
+            for (v.n = 1; v.n <= TILES; v.n++) {
+                size_t sums = 2 * rows * v.channels;
+                out[sums] = 77;
+                all[t]->values(&v, digits, LD, rows, out);
+                for (size_t i = 0; i < sums; i++) {
+                    size_t row = i / v.channels;
+                    ck_assert_msg(out[i] ==
+                                      value_sum(&v, digits + row / 2 * LD, row % 2, i % v.channels),
+                                  "%s: %zu rows, %zu tiles, %zu channels", all[t]->name, rows, v.n,
+                                  v.channels);
+                }
+                ck_assert_int_eq(out[sums], 77);
+            }
+    free(tiles);
+    free(digits);
+    free(out);
+}
+END_TEST
+
 START_TEST(quantising_agrees)
 {
     static const size_t sizes[] = {1, 3, 15, 16, 31, 48, 127, 768};
@@ -302,6 +359,7 @@ static Suite *suite(void)
     tcase_add_loop_test(t, sums_are_exact, 0, 9);
     tcase_add_loop_test(t, extremes_are_exact, 0, 4);
     tcase_add_loop_test(t, keys_are_exact, 0, 5);
+    tcase_add_loop_test(t, values_are_exact, 0, 5);
     tcase_add_loop_test(t, quantising_agrees, 0, 8);
     tcase_add_loop_test(t, panels_agree, 0, 5);
     tcase_add_test(t, a_bad_scale_stays_in_its_row);
