@@ -17,33 +17,50 @@ static size_t kv_offset(const struct kv_store *kv, int layer, size_t head)
     return (size_t)layer * kv->layer_bytes + head * (kv->k_tile_bytes + kv->v_tile_bytes);
 }
 
-/* Rows [row, row + n) of one sequence, whose positions lie in one block: head by head, so that the
- * tile that they fill stays in L1. */
-static void put_run(const struct step *s, int layer, size_t row, struct kv_rows in)
+/* Keys and values of rows that a step computed: of row `begin` on; (.., C) with stride ld floats. */
+struct computed {
+    const float *k, *v;
+    size_t ld, begin;
+};
+
+/* Rows [row, row + n) of one sequence, whose positions lie in one block, and heads [h, end): head by head, so
+ * that the tile that they fill stays in L1. */
+static void put_run(const struct step *s, int layer, size_t row, size_t n, size_t h, size_t end,
+                    const struct computed *from)
 {
     const struct kv_store *kv = s->kv;
     const struct gpt2_seq *q = &s->in->seqs[s->row_seq[row]];
-    size_t block = (size_t)q->blocks[s->row_pos[row] / KV_BLOCK];
+    size_t block = (size_t)q->blocks[s->row_pos[row] / KV_BLOCK], d = (size_t)kv->d;
+    size_t at = (row - from->begin) * from->ld;
 
-    in.t = s->row_pos[row] % KV_BLOCK;
-    for (size_t h = 0; h < (size_t)kv->n_head; h++) {
+    for (; h < end; h++) {
         char *tile = (char *)kv->base + block * kv->block_bytes + kv_offset(kv, layer, h);
+        const struct kv_rows in = {.t = s->row_pos[row] % KV_BLOCK,
+                                   .n = (int)n,
+                                   .d = kv->d,
+                                   .k = from->k + at + h * d,
+                                   .v = from->v + at + h * d,
+                                   .ld = from->ld};
         s->c->k->kv_put[kv_slot(kv->dtype)](tile, tile + kv->k_tile_bytes, &in);
-        in.k += kv->d;
-        in.v += kv->d;
+    }
+}
+
+static void put_heads(const struct step *s, int layer, size_t begin, size_t end, size_t h,
+                      size_t h_end, const struct computed *from)
+{
+    for (size_t row = begin, n; row < end; row += n) {
+        size_t left = KV_BLOCK - (size_t)s->row_pos[row] % KV_BLOCK;
+        for (n = 1; n < left && row + n < end && s->row_seq[row + n] == s->row_seq[row];)
+            n++;
+        put_run(s, layer, row, n, h, h_end, from);
     }
 }
 
 void attention_put(const struct step *s, int layer, size_t begin, size_t end, const float *k,
                    const float *v, size_t ld)
 {
-    for (size_t row = begin, n; row < end; row += n) {
-        size_t left = KV_BLOCK - (size_t)s->row_pos[row] % KV_BLOCK, at = (row - begin) * ld;
-        for (n = 1; n < left && row + n < end && s->row_seq[row + n] == s->row_seq[row];)
-            n++;
-        put_run(s, layer, row,
-                (struct kv_rows){.n = (int)n, .d = s->kv->d, .k = k + at, .v = v + at, .ld = ld});
-    }
+    const struct computed from = {k, v, ld, begin};
+    put_heads(s, layer, begin, end, 0, (size_t)s->kv->n_head, &from);
 }
 
 /* Where a tile's attention goes. */
@@ -112,26 +129,47 @@ struct work {
     int layer;
 };
 
+/* As rows of queries, keys and values side by side. */
+static struct computed in_wide(const struct step *s)
+{
+    size_t c = (size_t)s->m->cfg.n_embd;
+    return (struct computed){s->wide + c, s->wide + 2 * c, 3 * c, 0};
+}
+
+static size_t late_rows(const struct step *s)
+{
+    return s->late < s->n_tiles ? (size_t)s->tiles[s->late].row0 : s->t;
+}
+
 static void put_task(void *arg, size_t begin, size_t end, int worker)
 {
     const struct work *w = arg;
-    const struct step *s = w->s;
-    size_t c = (size_t)s->m->cfg.n_embd;
-    const float *k = s->wide + begin * 3 * c + c;
+    const struct computed from = in_wide(w->s);
+    size_t first = late_rows(w->s);
 
     (void)worker;
-    attention_put(s, w->layer, begin, end, k, k + c, 3 * c);
+    put_heads(w->s, w->layer, first + begin, first + end, 0, (size_t)w->s->kv->n_head, &from);
 }
 
+/* A sequence with no more rows than one tile needs its new keys and values for that tile alone: a head's are stored
+ * by who computes it, when their lines are wanted anyway, and nobody waits. Its heads lie side by side in each
+ * block and come one after the other; tiles that share keys come one after the other for each head. */
 static void attend_task(void *arg, size_t begin, size_t end, int worker)
 {
     const struct work *w = arg;
     const struct step *s = w->s;
+    const struct computed from = in_wide(s);
+    size_t heads = (size_t)s->kv->n_head, single = s->singles * heads;
 
     for (size_t i = begin; i < end; i++) {
-        const struct tile *t = &s->tiles[i % s->n_tiles];
-        const struct place to = {s->a + (size_t)t->row0 * s->ld_a, s->ld_a, worker};
-        attend(s, w->layer, t, i / s->n_tiles, &to);
+        size_t others = s->n_tiles - s->singles, j = i - single;
+        size_t tile = i < single ? i / heads : s->singles + j % others;
+        size_t h = i < single ? i % heads : j / others;
+        const struct tile *t = &s->tiles[tile];
+        size_t row = (size_t)t->row0;
+        const struct place to = {s->a + row * s->ld_a, s->ld_a, worker};
+        if (tile < s->late) put_heads(s, w->layer, row, row + (size_t)t->nq, h, h + 1, &from);
+        attend(s, w->layer, t, h, &to);
     }
 }
 
@@ -139,7 +177,8 @@ void attention_put_all(struct step *s, int layer)
 {
     struct work w = {s, layer};
 
-    pool_for(s->c->pool, s->t, step_grain(2 * (size_t)s->m->cfg.n_embd), put_task, &w);
+    pool_for(s->c->pool, s->t - late_rows(s), step_grain(2 * (size_t)s->m->cfg.n_embd), put_task,
+             &w);
 }
 
 void attention_all(struct step *s, int layer)

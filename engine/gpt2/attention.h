@@ -16,7 +16,8 @@ void attention_rows(const struct step *s, int layer, size_t begin, size_t end, f
                     size_t ldo, int worker);
 
 /* attention_put_all, attention_all -- the same for all rows, split over the pool: keys and values from s->wide,
- * (T, 3C) with queries before them; attention to s->a. Thread  the pool's owner. */
+ * (T, 3C) with queries before them, attention to s->a. Those of the first s->late tiles are left to
+ * attention_all(). Thread  the pool's owner. */
 void attention_put_all(struct step *s, int layer);
 void attention_all(struct step *s, int layer);
 

@@ -16,6 +16,7 @@
 
 #include "engine/base/mem.h"
 #include "engine/gpt2/attention.h"
+#include "engine/gpt2/norm.h"
 
 /* Rows of a block: (n_inner) floats of each, and as many bytes, are to fit in 1-2 MiB of L2. */
 #define USUAL_ROWS 64
@@ -47,19 +48,15 @@ struct block {
     int worker;
 };
 
-static bool is_int8(const struct linear *l)
-{
-    return l->kind == LINEAR_DENSE && l->dense.dtype == DTYPE_I8;
-}
-
 bool blocks_front_suits(const struct gpt2_layer *l)
 {
-    return is_int8(&l->c_attn);
+    return linear_is_int8(&l->c_attn);
 }
 
 bool blocks_back_suits(const struct gpt2_layer *l)
 {
-    return is_int8(&l->attn_proj) && is_int8(&l->c_fc) && is_int8(&l->mlp_proj);
+    return linear_is_int8(&l->attn_proj) && linear_is_int8(&l->c_fc) &&
+           linear_is_int8(&l->mlp_proj);
 }
 
 size_t blocks_count(const struct gpt2 *m, size_t t, int threads)
@@ -129,17 +126,8 @@ static struct block block_of(const struct step *s, size_t i, int worker)
 /* Its rows of x after a norm, as 8-bit numbers. */
 static struct int8_rows norm_rows(const struct block *b, const float *weight, const float *bias)
 {
-    const struct kernels *k = b->s->c->k;
-    const struct desk *d = &b->desk;
-    size_t c = (size_t)b->s->m->cfg.n_embd, ld = int8_stride(c);
-    uint8_t *q = (uint8_t *)d->q;
-    float *scale = quantised_scales(d->q, b->n, c);
-
-    for (size_t r = 0; r < b->n; r++) {
-        k->layer_norm(d->row, b->x + r * c, weight, bias, b->s->m->cfg.layer_norm_epsilon, c);
-        k->quantise(q + r * ld, int8_quads(c) * INT8_QUAD, scale + r, d->row, c);
-    }
-    return (struct int8_rows){.q = q, .ld = ld, .scale = scale};
+    const struct norm n = {weight, bias};
+    return norm_int8_rows(b->s, n, b->begin, b->begin + b->n, b->desk.q, b->desk.row);
 }
 
 static struct int8_rows wide_rows(const struct block *b, size_t ld, size_t cols)
@@ -152,8 +140,7 @@ static void product(const struct block *b, const struct linear *l, const struct 
                     float *y, size_t ldy, enum act act, const float *residual)
 {
     const struct compute alone = {.k = b->s->c->k};
-    const struct epilogue e = {.bias = l->bias, .act = act, .residual = residual, .ldr = ldy};
-    matmul_int8(&alone, rows, b->n, &l->dense, y, ldy, &e);
+    linear_apply_int8(l, &alone, rows, b->n, y, ldy, act, residual);
 }
 
 static void front(const struct block *b, int layer)
@@ -213,6 +200,7 @@ void blocks_front(struct step *s, int layer)
 
     s->q = s->wide;
     s->ldq = (size_t)s->m->cfg.n_embd;
+    s->late = 0;
     pool_for(s->c->pool, s->blocks, 1, front_task, &w);
 }
 

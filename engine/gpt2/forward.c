@@ -22,17 +22,10 @@
 #include "engine/base/mem.h"
 #include "engine/gpt2/attention.h"
 #include "engine/gpt2/blocks.h"
+#include "engine/gpt2/norm.h"
 
 /* Below so many multiplications a piece of work is not worth waking another thread. */
 #define PIECE_OPS 16384
-
-/* What the rows of one norm are. */
-struct norm {
-    const struct step *s;
-    const float *w, *b;
-    float *y;
-    size_t ldy; /* floats */
-};
 
 static size_t max_size(size_t a, size_t b)
 {
@@ -133,7 +126,7 @@ static void lay_out(struct step *s)
 {
     int row = 0;
     size_t block = 0;
-    s->n_tiles = 0;
+    s->n_tiles = s->singles = 0;
     for (int i = 0; i < s->in->n_seqs; i++) {
         const struct gpt2_seq *q = &s->in->seqs[i];
         for (int j = 0; j < q->n; j++) {
@@ -142,6 +135,7 @@ static void lay_out(struct step *s)
         }
         for (int j = 0, nq; j < q->n; j += nq) {
             nq = tile_rows(s, q, row, j, &block);
+            if (nq == q->n && s->singles == s->n_tiles) s->singles++;
             s->tiles[s->n_tiles++] =
                 (struct tile){.seq = i, .row0 = row + j, .pos0 = q->pos0 + j, .nq = nq};
         }
@@ -178,21 +172,18 @@ static void embed_task(void *arg, size_t begin, size_t end, int worker)
     }
 }
 
-static void norm_task(void *arg, size_t begin, size_t end, int worker)
+/* y = act(norm(x) W + b). What a tap is to see has to be there as floats. */
+static void apply_to_norm(struct step *s, int i, const char *what, struct norm n,
+                          const struct linear *l, float *y, size_t ldy, enum act act)
 {
-    (void)worker;
-    const struct norm *n = arg;
-    const struct step *s = n->s;
-    size_t c = (size_t)s->m->cfg.n_embd;
-    for (size_t r = begin; r < end; r++)
-        s->c->k->layer_norm(n->y + r * n->ldy, s->x + r * c, n->w, n->b,
-                            s->m->cfg.layer_norm_epsilon, c);
-}
-
-static void norm(const struct step *s, float *y, size_t ldy, const float *w, const float *b)
-{
-    struct norm n = {s, w, b, y, ldy};
-    pool_for(s->c->pool, s->t, step_grain(8 * (size_t)s->m->cfg.n_embd), norm_task, &n);
+    if (linear_is_int8(l) && !s->in->tap) {
+        struct int8_rows rows = norm_int8_all(s, n, s->linear);
+        linear_apply_int8(l, s->c, &rows, s->t, y, ldy, act, NULL);
+        return;
+    }
+    norm_all(s, n, s->a, s->ld_a);
+    tap(s, i, what, s->a, (size_t)s->m->cfg.n_embd);
+    linear_apply(l, s->c, s->rows, s->a, s->ld_a, y, ldy, act, NULL, s->linear);
 }
 
 /* ---- the step ---- */
@@ -200,31 +191,28 @@ static void norm(const struct step *s, float *y, size_t ldy, const float *w, con
 static void qkv_by_layer(struct step *s, int i)
 {
     const struct gpt2_layer *l = &s->m->layers[i];
+    const struct norm ln_1 = {l->ln_1_weight, l->ln_1_bias};
     size_t c = (size_t)s->m->cfg.n_embd;
 
-    norm(s, s->a, s->ld_a, l->ln_1_weight, l->ln_1_bias);
-    tap(s, i, "ln_1", s->a, c);
-    linear_apply(&l->c_attn, s->c, s->rows, s->a, s->ld_a, s->wide, 3 * c, ACT_NONE, NULL,
-                 s->linear);
+    apply_to_norm(s, i, "ln_1", ln_1, &l->c_attn, s->wide, 3 * c, ACT_NONE);
     tap(s, i, "qkv", s->wide, 3 * c);
     s->q = s->wide;
     s->ldq = 3 * c;
+    s->late = s->singles;
     attention_put_all(s, i);
 }
 
 static void mlp_by_layer(struct step *s, int i)
 {
     const struct gpt2_layer *l = &s->m->layers[i];
+    const struct norm ln_2 = {l->ln_2_weight, l->ln_2_bias};
     size_t c = (size_t)s->m->cfg.n_embd, inner = (size_t)s->m->cfg.n_inner;
 
     attention_all(s, i);
     tap(s, i, "attn", s->a, c);
     linear_apply(&l->attn_proj, s->c, s->rows, s->a, s->ld_a, s->x, c, ACT_NONE, s->x, s->linear);
     tap(s, i, "attn_resid", s->x, c);
-    norm(s, s->a, s->ld_a, l->ln_2_weight, l->ln_2_bias);
-    tap(s, i, "ln_2", s->a, c);
-    linear_apply(&l->c_fc, s->c, s->rows, s->a, s->ld_a, s->wide, s->ld_inner, s->m->cfg.activation,
-                 NULL, s->linear);
+    apply_to_norm(s, i, "ln_2", ln_2, &l->c_fc, s->wide, s->ld_inner, s->m->cfg.activation);
     tap(s, i, "act", s->wide, inner);
     linear_apply(&l->mlp_proj, s->c, s->rows, s->wide, s->ld_inner, s->x, c, ACT_NONE, s->x,
                  s->linear);
@@ -267,7 +255,7 @@ void gpt2_forward(const struct gpt2 *m, const struct compute *c, const struct kv
     pool_for(c->pool, s.t, step_grain(16 * (size_t)m->cfg.n_embd), embed_task, &s);
     tap(&s, -1, "embed", s.x, (size_t)m->cfg.n_embd);
     run_layers(&s);
-    norm(&s, s.x, (size_t)m->cfg.n_embd, m->ln_f_weight, m->ln_f_bias);
+    norm_all(&s, (struct norm){m->ln_f_weight, m->ln_f_bias}, s.x, (size_t)m->cfg.n_embd);
     tap(&s, -1, "ln_f", s.x, (size_t)m->cfg.n_embd);
 }
 

@@ -16,6 +16,19 @@ void linear_apply(const struct linear *l, const struct compute *c, struct linear
         matmul_any(c, x, ldx, rows.n_decode + rows.n_prefill, &l->dense, y, ldy, &e, scratch);
 }
 
+bool linear_is_int8(const struct linear *l)
+{
+    return l->kind == LINEAR_DENSE && l->dense.dtype == DTYPE_I8;
+}
+
+void linear_apply_int8(const struct linear *l, const struct compute *c,
+                       const struct int8_rows *rows, size_t t, float *y, size_t ldy, enum act act,
+                       const float *residual)
+{
+    const struct epilogue e = {.bias = l->bias, .act = act, .residual = residual, .ldr = ldy};
+    matmul_int8(c, rows, t, &l->dense, y, ldy, &e);
+}
+
 size_t linear_scratch_floats(const struct linear *l, struct linear_rows max_rows)
 {
     if (l->kind == LINEAR_DENSE)

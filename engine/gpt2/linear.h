@@ -1,6 +1,7 @@
 #ifndef TTMD_GPT2_LINEAR_H
 #define TTMD_GPT2_LINEAR_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "engine/kernels/matmul.h"
@@ -34,6 +35,12 @@ struct linear_rows {
 void linear_apply(const struct linear *l, const struct compute *c, struct linear_rows rows,
                   const float *x, size_t ldx, float *y, size_t ldy, enum act act,
                   const float *residual, float *scratch);
+
+/* linear_is_int8 -- whether it takes quantised rows: linear_apply_int8(), T = t of them, else as above. */
+bool linear_is_int8(const struct linear *l);
+void linear_apply_int8(const struct linear *l, const struct compute *c,
+                       const struct int8_rows *rows, size_t t, float *y, size_t ldy, enum act act,
+                       const float *residual);
 size_t linear_scratch_floats(const struct linear *l, struct linear_rows max_rows);
 void linear_release(struct linear *l);
 

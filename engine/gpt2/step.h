@@ -28,8 +28,10 @@ struct step {
     int32_t *row_pos;   /* (T) its position */
     struct tile *tiles; /* (n_tiles <= T) in the order of their rows; none lies in two blocks */
     size_t n_tiles;
-    float *attend; /* (threads, attention_floats()) */
-    float *linear; /* for linear_apply(), or of blocks */
+    size_t singles; /* leading tiles that are all rows of their sequences */
+    size_t late;    /* leading tiles whose keys and values attention itself is to store */
+    float *attend;  /* (threads, attention_floats()) */
+    float *linear;  /* for linear_apply(), or of blocks */
 };
 
 /* step_grain -- items of a piece of work for the pool, of `ops` multiplications each. */
