@@ -12,6 +12,14 @@ size_t attention_floats(const struct gpt2 *m)
     return mem_lines(attend_scratch_floats(m->cfg.n_embd / m->cfg.n_head, m->cfg.n_positions));
 }
 
+/* Pieces per thread: enough that an interrupted thread does not hold the others up. */
+#define PIECES 8
+
+static size_t max_size(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
 static size_t kv_offset(const struct kv_store *kv, int layer, size_t head)
 {
     return (size_t)layer * kv->layer_bytes + head * (kv->k_tile_bytes + kv->v_tile_bytes);
@@ -68,6 +76,7 @@ struct place {
     float *out; /* of the tile's first row */
     size_t ldo;
     int worker;
+    bool next; /* the head behind comes next */
 };
 
 static void attend(const struct step *s, int layer, const struct tile *t, size_t head,
@@ -89,6 +98,7 @@ static void attend(const struct step *s, int layer, const struct tile *t, size_t
         .block_bytes = kv->block_bytes,
         .k_offset = k_offset,
         .v_offset = k_offset + kv->k_tile_bytes,
+        .next = to->next ? kv->k_tile_bytes + kv->v_tile_bytes : 0,
         .int8 = s->c->k->int8,
         .scratch = s->attend + (size_t)to->worker * attention_floats(s->m),
     };
@@ -117,7 +127,7 @@ void attention_rows(const struct step *s, int layer, size_t begin, size_t end, f
 
     for (size_t h = 0; h < (size_t)s->kv->n_head; h++)
         for (const struct tile *t = first; t < last; t++) {
-            const struct place to = {out + ((size_t)t->row0 - begin) * ldo, ldo, worker};
+            const struct place to = {out + ((size_t)t->row0 - begin) * ldo, ldo, worker, false};
             attend(s, layer, t, h, &to);
         }
 }
@@ -167,7 +177,8 @@ static void attend_task(void *arg, size_t begin, size_t end, int worker)
         size_t h = i < single ? i % heads : j / others;
         const struct tile *t = &s->tiles[tile];
         size_t row = (size_t)t->row0;
-        const struct place to = {s->a + row * s->ld_a, s->ld_a, worker};
+        const struct place to = {s->a + row * s->ld_a, s->ld_a, worker,
+                                 i < single && h + 1 < heads && i + 1 < end};
         if (tile < s->late) put_heads(s, w->layer, row, row + (size_t)t->nq, h, h + 1, &from);
         attend(s, w->layer, t, h, &to);
     }
@@ -188,6 +199,7 @@ void attention_all(struct step *s, int layer)
 
     for (size_t i = 0; i < s->n_tiles; i++)
         keys += (size_t)s->tiles[i].nq * (size_t)(s->tiles[i].pos0 + s->tiles[i].nq);
-    pool_for(s->c->pool, heads * s->n_tiles, step_grain(2 * d * keys / s->n_tiles), attend_task,
-             &w);
+    size_t items = heads * s->n_tiles, each = (size_t)pool_threads(s->c->pool) * PIECES;
+    size_t grain = max_size(items / each, step_grain(2 * d * keys / s->n_tiles));
+    pool_for(s->c->pool, items, grain, attend_task, &w);
 }
