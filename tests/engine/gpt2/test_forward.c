@@ -99,7 +99,7 @@ START_TEST(a_store_of_int8_has_a_limit)
     struct gpt2_config cfg = {
         .n_layer = 1, .n_head = 1, .n_embd = 8, .n_positions = INT8_MAX_POSITIONS};
     struct kv_store kv;
-    struct err err;
+    struct err err = {0}, other = {0};
     ck_assert_int_eq(kv_store_init(&kv, &cfg, DTYPE_I8, 1, &err), 0);
     kv_store_release(&kv);
     cfg.n_positions++;
@@ -107,7 +107,7 @@ START_TEST(a_store_of_int8_has_a_limit)
     kv_store_release(&kv);
     ck_assert_int_eq(kv_store_init(&kv, &cfg, DTYPE_I8, 1, &err), ERR_UNSUPPORTED);
     ck_assert_str_eq(err.msg, "KV cache of I8 for 131073 positions, expected at most 131072");
-    ck_assert_int_eq(kv_store_init(&kv, &cfg, DTYPE_BF16, 1, &err), ERR_UNSUPPORTED);
+    ck_assert_int_eq(kv_store_init(&kv, &cfg, DTYPE_BF16, 1, &other), ERR_UNSUPPORTED);
 }
 END_TEST
 
