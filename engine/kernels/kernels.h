@@ -130,6 +130,14 @@ struct kernels {
     /* activate -- x[i] = act(x[i]), in place; the same function that the epilogue applies. */
     void (*activate)(float *x, size_t n, enum act act);
 
+    /* finish_row -- y[i] = act(x[i] + bias[i]) + residual[i], i < n, as the epilogue of a product; e's pointers at this
+     * row, each may be NULL. y may be x or the residual. */
+    void (*finish_row)(float *y, const float *x, size_t n, const struct epilogue *e);
+
+    /* transpose -- dst[c * ldd + r] = src[r * lds + c], r < rows, c < cols; ldd and lds in floats. */
+    void (*transpose)(float *dst, size_t ldd, const float *src, size_t lds, size_t rows,
+                      size_t cols);
+
     /* max -- the largest of x[0..n), n > 0; NaN is treated as -infinity. */
     float (*max)(const float *x, size_t n);
 

@@ -140,6 +140,23 @@ static void activate(float *x, size_t n, enum act act)
         x[i] = act_one(x[i], act);
 }
 
+static void finish_row(float *y, const float *x, size_t n, const struct epilogue *e)
+{
+    for (size_t i = 0; i < n; i++) {
+        float s = e->bias ? x[i] + e->bias[i] : x[i];
+        activate(&s, 1, e->act);
+        y[i] = e->residual ? s + e->residual[i] : s;
+    }
+}
+
+static void transpose(float *dst, size_t ldd, const float *src, size_t lds, size_t rows,
+                      size_t cols)
+{
+    for (size_t r = 0; r < rows; r++)
+        for (size_t c = 0; c < cols; c++)
+            dst[c * ldd + r] = src[r * lds + c];
+}
+
 static float max(const float *x, size_t n)
 {
     float m = -INFINITY;
@@ -384,6 +401,8 @@ const struct kernels kernels_table_scalar = {
     .quantise = quantise,
     .layer_norm = layer_norm,
     .activate = activate,
+    .finish_row = finish_row,
+    .transpose = transpose,
     .max = max,
     .argmax = argmax,
     .sum_exp = sum_exp,

@@ -50,22 +50,11 @@ static void reorder(const struct ttm_permutation *p, const float *src, float *ds
 }
 
 void contract_finish_row(const struct ttm_call *call, const struct ttm_shape *s,
-                         const struct kernels *k, float *row, size_t index)
+                         const struct kernels *k, const float *row, size_t index)
 {
-    const struct epilogue *e = call->e;
-    size_t n = (size_t)s->out;
-    float *y = call->y + index * call->ldy;
-    if (e && e->bias)
-        for (size_t j = 0; j < n; j++)
-            row[j] += e->bias[j];
-    if (e && e->act != ACT_NONE) k->activate(row, n, e->act);
-    if (e && e->residual) {
-        const float *residual = e->residual + index * e->ldr;
-        for (size_t j = 0; j < n; j++)
-            y[j] = row[j] + residual[j];
-    } else {
-        memcpy(y, row, n * sizeof *y);
-    }
+    struct epilogue e = call->e ? *call->e : (struct epilogue){0};
+    if (e.residual) e.residual += index * e.ldr;
+    k->finish_row(call->y + index * call->ldy, row, (size_t)s->out, &e);
 }
 
 /* The state of one chunk: where its rows are now, and the buffer that is free. */

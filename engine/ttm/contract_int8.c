@@ -24,7 +24,7 @@ struct bytes {
 /* A chunk's parts of scratch. */
 struct area {
     struct bytes x, tq;
-    float *line, *t, *acc, *out, *tile;
+    float *row, *line, *t, *acc, *tile;
 };
 
 static struct bytes take_rows(float **at, size_t rows, size_t k)
@@ -41,10 +41,10 @@ static float *carve(struct area *a, const struct plan_pair *p, float *scratch)
     size_t t_rows = pair_int8_rows(p);
     a->x = take_rows(&scratch, p->rows * p->ms, p->mf);
     a->tq = take_rows(&scratch, t_rows, p->ms * p->r);
+    a->row = pair_take(&scratch, p->nf * p->ns);
     a->line = pair_take(&scratch, p->mf);
     a->t = pair_take(&scratch, p->block);
-    a->acc = pair_take(&scratch, t_rows * p->ns);
-    a->out = pair_take(&scratch, p->rows * p->nf * p->ns);
+    a->acc = pair_take(&scratch, p->rows * p->nf * p->ns);
     a->tile = pair_take(&scratch, PAIR_TILE_ROWS * PACK_N);
     return scratch;
 }
@@ -77,12 +77,14 @@ static void multiply(const struct pair *q, const struct bytes *x, size_t row, si
     q->k->panel_int8(q->k->int8, &in, rows, &p, y, ldy, cols, &no_epilogue);
 }
 
-/* Rows of x as quantised rows (row, i) of mf numbers; what is beyond the layer's width is zero. */
-static void gather(const struct pair *q, size_t row0, size_t rows, const struct area *a)
+/* Rows [begin, end) of a chunk of x, from row0 on, as quantised rows (row, i) of mf numbers; what is beyond the
+ * layer's width is zero. */
+static void gather(const struct pair *q, size_t row0, size_t begin, size_t end,
+                   const struct area *a)
 {
     const struct plan_pair *p = &q->p;
     size_t in = (size_t)q->s->in, step = p->left ? p->ms : 1;
-    for (size_t row = 0; row < rows; row++) {
+    for (size_t row = begin; row < end; row++) {
         const float *x = q->call->x + (row0 + row) * q->call->ldx;
         for (size_t i = 0; i < p->ms; i++) {
             size_t at = p->left ? i : i * p->mf;
@@ -128,8 +130,8 @@ static void first_product(const struct pair *q, size_t rows, size_t j0, size_t n
     }
 }
 
-/* Both products for n values of j from j0. */
-static void block_of_j(const struct pair *q, const struct area *a, float *out, size_t rows,
+/* Both products for n values of j from j0; acc: sums (j, row, s) of all j. */
+static void block_of_j(const struct pair *q, const struct area *a, float *acc, size_t rows,
                        size_t j0, size_t n)
 {
     const struct plan_pair *p = &q->p;
@@ -140,9 +142,8 @@ static void block_of_j(const struct pair *q, const struct area *a, float *out, s
     for (size_t panel = 0; panel < packed_panels(p->ns); panel++) {
         size_t col = panel * PACK_N;
         multiply(q, &a->tq, 0, t_rows, q->second, panel, mem_least(PACK_N, p->ns - col),
-                 a->acc + col, p->ns);
+                 acc + j0 * rows * p->ns + col, p->ns);
     }
-    pair_spread(p, a->acc, rows, j0, n, out);
 }
 
 /* ---- threads with rows of their own ---- */
@@ -155,10 +156,10 @@ static void run_chunks(void *arg, size_t begin, size_t end, int worker)
     for (size_t c = begin; c < end; c++) {
         size_t row0 = c * q->rows, rows = mem_least(q->rows, q->call->rows - row0);
         size_t jb = pair_j_block(&q->p, rows);
-        gather(q, row0, rows, &a);
+        gather(q, row0, 0, rows, &a);
         for (size_t j0 = 0; j0 < q->p.nf; j0 += jb)
-            block_of_j(q, &a, a.out, rows, j0, mem_least(jb, q->p.nf - j0));
-        pair_finish(q, a.out, row0, rows);
+            block_of_j(q, &a, a.acc, rows, j0, mem_least(jb, q->p.nf - j0));
+        pair_finish(q, a.acc, rows, row0, 0, rows, a.row);
     }
 }
 
@@ -166,9 +167,18 @@ static void run_chunks(void *arg, size_t begin, size_t end, int worker)
 
 struct shared {
     const struct pair *q;
-    struct area a; /* x and out are everybody's */
+    struct area a; /* x and acc are everybody's */
     size_t row0, rows, block;
 };
+
+static void gather_rows(void *arg, size_t begin, size_t end, int worker)
+{
+    const struct shared *h = arg;
+    struct area a;
+    carve(&a, &h->q->p, pair_worker_scratch(h->q, worker));
+    a.x = h->a.x;
+    gather(h->q, h->row0, begin, end, &a);
+}
 
 static void run_blocks(void *arg, size_t begin, size_t end, int worker)
 {
@@ -179,15 +189,16 @@ static void run_blocks(void *arg, size_t begin, size_t end, int worker)
     a.x = h->a.x;
     for (size_t b = begin; b < end; b++) {
         size_t j0 = b * h->block;
-        block_of_j(q, &a, h->a.out, h->rows, j0, mem_least(h->block, q->p.nf - j0));
+        block_of_j(q, &a, h->a.acc, h->rows, j0, mem_least(h->block, q->p.nf - j0));
     }
 }
 
 static void finish_rows(void *arg, size_t begin, size_t end, int worker)
 {
-    (void)worker;
     const struct shared *h = arg;
-    pair_finish(h->q, h->a.out + begin * h->q->p.nf * h->q->p.ns, h->row0 + begin, end - begin);
+    struct area a;
+    carve(&a, &h->q->p, pair_worker_scratch(h->q, worker));
+    pair_finish(h->q, h->a.acc, h->rows, h->row0, begin, end, a.row);
 }
 
 static void by_blocks(const struct pair *q, const struct compute *c)
@@ -198,9 +209,9 @@ static void by_blocks(const struct pair *q, const struct compute *c)
             .q = q, .row0 = row0, .rows = mem_least(q->p.rows, q->call->rows - row0)};
         carve(&h.a, &q->p, q->call->scratch);
         h.block = pair_j_share(&q->p, h.rows, threads);
-        gather(q, row0, h.rows, &h.a);
+        pool_for(c->pool, h.rows, pair_row_grain(q->p.mf * q->p.ms), gather_rows, &h);
         pool_for(c->pool, (q->p.nf + h.block - 1) / h.block, 1, run_blocks, &h);
-        pool_for(c->pool, h.rows, 8, finish_rows, &h);
+        pool_for(c->pool, h.rows, pair_row_grain(q->p.nf * q->p.ns), finish_rows, &h);
     }
 }
 

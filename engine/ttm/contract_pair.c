@@ -19,15 +19,15 @@ static const struct epilogue no_epilogue;
 
 /* A chunk's parts of scratch. */
 struct area {
-    float *x, *out, *acc, *t, *tile;
+    float *row, *x, *acc, *t, *tile;
 };
 
 static struct area carve(const struct pair *q, float *scratch, size_t rows, size_t t_floats)
 {
     size_t cols = q->p.nf * q->p.ns;
     struct area a;
+    a.row = pair_take(&scratch, cols);
     a.x = pair_take(&scratch, rows * q->p.mf * q->p.ms);
-    a.out = pair_take(&scratch, rows * cols);
     a.acc = pair_take(&scratch, rows * cols);
     a.t = pair_take(&scratch, t_floats);
     a.tile = scratch;
@@ -111,25 +111,25 @@ static void second_product(const struct pair *q, const float *t, size_t rows, si
                                   p->ns, cols, &e);
 }
 
-void pair_spread(const struct plan_pair *p, const float *acc, size_t rows, size_t j0, size_t n,
-                 float *out)
+/* Sums (j, row, s) become a whole row: (j, s) in the order of the groups. */
+static void spread(const struct pair *q, const float *acc, size_t rows, float *row)
 {
-    size_t cols = p->nf * p->ns;
-    for (size_t j = j0; j < j0 + n; j++)
-        for (size_t row = 0; row < rows; row++, acc += p->ns) {
-            float *to = out + row * cols + (p->left ? j * p->ns : j);
-            if (p->left)
-                memcpy(to, acc, p->ns * sizeof *to);
-            else
-                for (size_t s = 0; s < p->ns; s++)
-                    to[s * p->nf] = acc[s];
-        }
+    const struct plan_pair *p = &q->p;
+    if (!p->left) {
+        q->k->transpose(row, p->nf, acc, rows * p->ns, p->nf, p->ns);
+        return;
+    }
+    for (size_t j = 0; j < p->nf; j++)
+        memcpy(row + j * p->ns, acc + j * rows * p->ns, p->ns * sizeof *row);
 }
 
-void pair_finish(const struct pair *q, float *out, size_t row0, size_t rows)
+void pair_finish(const struct pair *q, const float *acc, size_t rows, size_t row0, size_t begin,
+                 size_t end, float *row)
 {
-    for (size_t r = 0; r < rows; r++)
-        contract_finish_row(q->call, q->s, q->k, out + r * q->p.nf * q->p.ns, row0 + r);
+    for (size_t r = begin; r < end; r++) {
+        spread(q, acc + r * q->p.ns, rows, row);
+        contract_finish_row(q->call, q->s, q->k, row, row0 + r);
+    }
 }
 
 /* ---- blocks ---- */
@@ -141,20 +141,20 @@ static size_t i_block(const struct plan_pair *p, size_t rows)
     return n < 1 ? 1 : mem_least(n, p->ms);
 }
 
-/* Both products for n values of j from j0. */
-static void block_of_j(const struct pair *q, const struct area *a, float *out, size_t rows,
+/* Both products for n values of j from j0; acc: sums of all j. */
+static void block_of_j(const struct pair *q, const struct area *a, float *acc, size_t rows,
                        size_t j0, size_t n)
 {
     const struct plan_pair *p = &q->p;
     size_t ib = i_block(p, rows);
+    acc += j0 * rows * p->ns;
     for (size_t i0 = 0; i0 < p->ms; i0 += ib) {
         size_t ni = mem_least(ib, p->ms - i0), all = rows * ni;
         first_product(q, a->x + i0 * rows * p->mf, 0, all, all, j0 * p->r, (j0 + n) * p->r, a->t,
                       a->tile);
         for (size_t panel = 0; panel < packed_panels(p->ns); panel++)
-            second_product(q, a->t, n * rows, i0, ni, panel, a->acc);
+            second_product(q, a->t, n * rows, i0, ni, panel, acc);
     }
-    pair_spread(p, a->acc, rows, j0, n, out);
 }
 
 /* ---- threads with rows of their own ---- */
@@ -168,8 +168,8 @@ static void run_chunks(void *arg, size_t begin, size_t end, int worker)
         struct area a = carve(q, pair_worker_scratch(q, worker), rows, q->p.block);
         gather(q, row0, rows, i_block(&q->p, rows), a.x);
         for (size_t j0 = 0; j0 < q->p.nf; j0 += jb)
-            block_of_j(q, &a, a.out, rows, j0, mem_least(jb, q->p.nf - j0));
-        pair_finish(q, a.out, row0, rows);
+            block_of_j(q, &a, a.acc, rows, j0, mem_least(jb, q->p.nf - j0));
+        pair_finish(q, a.acc, rows, row0, 0, rows, a.row);
     }
 }
 
@@ -177,7 +177,7 @@ static void run_chunks(void *arg, size_t begin, size_t end, int worker)
 
 struct shared {
     const struct pair *q;
-    struct area a; /* x and out are everybody's */
+    struct area a; /* x and acc are everybody's */
     size_t row0, rows, block;
 };
 
@@ -189,15 +189,15 @@ static void run_blocks(void *arg, size_t begin, size_t end, int worker)
     a.x = h->a.x;
     for (size_t b = begin; b < end; b++) {
         size_t j0 = b * h->block;
-        block_of_j(q, &a, h->a.out, h->rows, j0, mem_least(h->block, q->p.nf - j0));
+        block_of_j(q, &a, h->a.acc, h->rows, j0, mem_least(h->block, q->p.nf - j0));
     }
 }
 
 static void finish_rows(void *arg, size_t begin, size_t end, int worker)
 {
-    (void)worker;
     const struct shared *h = arg;
-    pair_finish(h->q, h->a.out + begin * h->q->p.nf * h->q->p.ns, h->row0 + begin, end - begin);
+    struct area a = carve(h->q, pair_worker_scratch(h->q, worker), h->rows, h->q->p.block);
+    pair_finish(h->q, h->a.acc, h->rows, h->row0, begin, end, a.row);
 }
 
 static void by_blocks(const struct pair *q, const struct compute *c)
@@ -209,7 +209,7 @@ static void by_blocks(const struct pair *q, const struct compute *c)
         h.block = pair_j_share(&q->p, h.rows, threads);
         gather(q, row0, h.rows, q->p.ms, h.a.x);
         pool_for(c->pool, (q->p.nf + h.block - 1) / h.block, 1, run_blocks, &h);
-        pool_for(c->pool, h.rows, 8, finish_rows, &h);
+        pool_for(c->pool, h.rows, pair_row_grain(q->p.nf * q->p.ns), finish_rows, &h);
     }
 }
 
@@ -254,8 +254,7 @@ static void by_panels(const struct pair *q, const struct compute *c)
     gather(q, 0, h.rows, p->ms, h.a.x);
     pool_for(c->pool, packed_panels(p->nf * p->r), 1, run_first, &h);
     pool_for(c->pool, panels * ((rows + h.block - 1) / h.block), 1, run_second, &h);
-    pair_spread(p, h.a.acc, h.rows, 0, p->nf, h.a.out);
-    pair_finish(q, h.a.out, 0, h.rows);
+    pair_finish(q, h.a.acc, h.rows, 0, 0, h.rows, h.a.row);
 }
 
 void contract_pair_apply(const struct ttm_held *h, const struct ttm_plan *plan,

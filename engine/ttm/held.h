@@ -56,7 +56,7 @@ void rebuild_apply(const struct ttm_held *h, const struct ttm_plan *p, const str
 /* contract_finish_row -- a whole row of the result, in scratch, to row `index` of y: bias,
  * activation, residual, cut to the layer's width. */
 void contract_finish_row(const struct ttm_call *call, const struct ttm_shape *s,
-                         const struct kernels *k, float *row, size_t index);
+                         const struct kernels *k, const float *row, size_t index);
 
 void contract_pair_apply(const struct ttm_held *h, const struct ttm_plan *p,
                          const struct ttm_shape *s, const struct compute *c,

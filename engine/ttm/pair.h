@@ -61,11 +61,17 @@ static inline size_t pair_share(const struct pair *q, size_t threads)
     return (share + rounds - 1) / rounds;
 }
 
-/* pair_spread -- sums (j, row, s) of n values of j from j0 to their places in whole rows. */
-void pair_spread(const struct plan_pair *p, const float *acc, size_t rows, size_t j0, size_t n,
-                 float *out);
+/* pair_row_grain -- rows of so many floats that are worth waking another thread to move. */
+static inline size_t pair_row_grain(size_t floats)
+{
+    size_t rows = 8192 / floats;
+    return rows ? rows : 1;
+}
 
-/* pair_finish -- whole rows in scratch to rows row0.. of y. */
-void pair_finish(const struct pair *q, float *out, size_t row0, size_t rows);
+/* pair_finish -- rows [begin, end) of the `rows` of a chunk, from row0 on, to y.
+ *   acc  (nf, rows, ns) their sums; borrowed
+ *   row  room for nf * ns floats */
+void pair_finish(const struct pair *q, const float *acc, size_t rows, size_t row0, size_t begin,
+                 size_t end, float *row);
 
 #endif

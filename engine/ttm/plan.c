@@ -207,13 +207,14 @@ void plan_pair_int8(struct plan_pair *out, const struct ttm_plan *p, const struc
     out->block = out->rows * least > PAIR_BLOCK_FLOATS ? out->rows * least : PAIR_BLOCK_FLOATS;
 }
 
-/* Rows of x and of the result, sums, t, and a block of rows times a panel. */
+/* Rows of x, their sums, t, a block of rows times a panel, and a row of the result. */
 size_t plan_pair_worker_floats(const struct plan_pair *p)
 {
-    size_t row = p->mf * p->ms + 2 * p->nf * p->ns;
+    size_t row = p->mf * p->ms + p->nf * p->ns;
     size_t blocks = p->rows * row + p->block + PAIR_TILE_ROWS * PACK_N;
     size_t whole = p->by_output ? 0 : p->few_rows * (row + p->ms * p->nf * p->r);
-    return mem_lines(blocks > whole ? blocks : whole) + 64; /* each part begins a line */
+    /* each part begins a line */
+    return mem_lines((blocks > whole ? blocks : whole) + p->nf * p->ns) + 80;
 }
 
 static void finish_contract(struct ttm_plan *p, const struct ttm_shape *s)

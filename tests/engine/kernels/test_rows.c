@@ -132,6 +132,55 @@ START_TEST(places_do_not_matter)
 }
 END_TEST
 
+/* The same bits as one step after the other, in place or not. */
+START_TEST(finish_is_what_products_end_with)
+{
+    for (int t = 0; t < n_all; t++)
+        for (size_t n = 1; n < 70; n++)
+            for (int with = 0; with < 4; with++) {
+                float *x = floats(n, 1), *bias = floats(n, 2), *residual = floats(n, 3);
+                float *want = mem_alloc(n * sizeof *want);
+                const struct epilogue e = {.bias = with & 1 ? bias : NULL,
+                                           .act = (enum act)_i,
+                                           .residual = with & 2 ? residual : NULL};
+                for (size_t i = 0; i < n; i++)
+                    want[i] = e.bias ? x[i] + bias[i] : x[i];
+                all[t]->activate(want, n, e.act);
+                for (size_t i = 0; i < n && e.residual; i++)
+                    want[i] += residual[i];
+                all[t]->finish_row(with == 3 ? residual : x, x, n, &e);
+                assert_same(with == 3 ? residual : x, want, n, all[t]->name);
+                free(x);
+                free(bias);
+                free(residual);
+                free(want);
+            }
+}
+END_TEST
+
+/* All sizes around a square; what lies between the rows of dst stays. */
+START_TEST(transpose_turns_all_sizes)
+{
+    enum { MOST = 35, LDS = MOST + 2, LDD = MOST + 1 };
+    float *src = floats(MOST * LDS, 4), *dst = mem_alloc(MOST * LDD * sizeof *dst);
+
+    for (int t = 0; t < n_all; t++)
+        for (size_t rows = 1; rows <= MOST; rows += 1 + rows / 5)
+            for (size_t cols = 1; cols <= MOST; cols += 1 + cols / 5) {
+                for (size_t i = 0; i < MOST * LDD; i++)
+                    dst[i] = 77;
+                all[t]->transpose(dst, LDD, src, LDS, rows, cols);
+                for (size_t i = 0; i < MOST * LDD; i++) {
+                    size_t c = i / LDD, r = i % LDD;
+                    float want = c < cols && r < rows ? src[r * LDS + c] : 77;
+                    ck_assert_msg(dst[i] == want, "%s: %zu x %zu", all[t]->name, rows, cols);
+                }
+            }
+    free(src);
+    free(dst);
+}
+END_TEST
+
 START_TEST(layer_norm_agrees)
 {
     for (size_t l = 0; l < LENGTHS; l++) {
@@ -293,6 +342,8 @@ static Suite *suite(void)
     tcase_add_test(t, activations_are_accurate);
     tcase_add_test(t, activations_at_the_ends);
     tcase_add_test(t, places_do_not_matter);
+    tcase_add_loop_test(t, finish_is_what_products_end_with, 0, ACT_RELU + 1);
+    tcase_add_test(t, transpose_turns_all_sizes);
     tcase_add_test(t, layer_norm_agrees);
     tcase_add_test(t, sums_agree);
     tcase_add_test(t, sum_of_exponentials_keeps_small_terms);
