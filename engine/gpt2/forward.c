@@ -188,7 +188,8 @@ static void apply_to_norm(struct step *s, int i, const char *what, struct norm n
 
 /* ---- the step ---- */
 
-static void qkv_by_layer(struct step *s, int i)
+/* `late`: attention_all() follows, and stores what of it can wait. */
+static void qkv_by_layer(struct step *s, int i, bool late)
 {
     const struct gpt2_layer *l = &s->m->layers[i];
     const struct norm ln_1 = {l->ln_1_weight, l->ln_1_bias};
@@ -198,7 +199,7 @@ static void qkv_by_layer(struct step *s, int i)
     tap(s, i, "qkv", s->wide, 3 * c);
     s->q = s->wide;
     s->ldq = 3 * c;
-    s->late = s->singles;
+    s->late = late ? s->singles : 0;
     attention_put_all(s, i);
 }
 
@@ -226,17 +227,16 @@ static void run_layers(struct step *s)
     bool begun = false; /* the layer's front was computed with the one before */
 
     for (int i = 0; i < n; i++) {
+        bool back = s->blocks && blocks_back_suits(&l[i]);
         if (!begun && s->blocks && blocks_front_suits(&l[i]))
             blocks_front(s, i);
         else if (!begun)
-            qkv_by_layer(s, i);
-        begun = false;
-        if (s->blocks && blocks_back_suits(&l[i])) {
-            begun = i + 1 < n && blocks_front_suits(&l[i + 1]);
+            qkv_by_layer(s, i, !back);
+        begun = back && i + 1 < n && blocks_front_suits(&l[i + 1]);
+        if (back)
             blocks_back(s, i, begun);
-        } else {
+        else
             mlp_by_layer(s, i);
-        }
     }
 }
 
