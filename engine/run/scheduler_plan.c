@@ -25,7 +25,7 @@
 #define STEP_SECONDS 0.100 /* a step of prompts alone */
 #define MIXED_PART 0.85    /* of lately a step's seconds: what prompts may add to a decode step, */
 #define STEP_SECONDS_MIXED 0.080 /* but no more than this */
-#define STEP_SECONDS_LEAST 0.025 /* and no less than this */
+#define STEP_SECONDS_LEAST 0.015 /* and no less than this */
 #define FIRST_ROWS 64            /* before anything was measured */
 #define LEAST_ROWS 16
 #define AVERAGE 0.25 /* weight of the newest measurement */
