@@ -42,10 +42,14 @@ static inline bool mem_add(size_t a, size_t b, size_t *out)
     return true;
 }
 
-/* mem_least -- the smaller of two sizes. */
+/* mem_least, mem_most -- the smaller and the larger of two sizes. */
 static inline size_t mem_least(size_t a, size_t b)
 {
     return a < b ? a : b;
+}
+static inline size_t mem_most(size_t a, size_t b)
+{
+    return a > b ? a : b;
 }
 
 /* mem_round_up -- n rounded up to a multiple of a (a > 0). */

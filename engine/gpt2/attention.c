@@ -15,11 +15,6 @@ size_t attention_floats(const struct gpt2 *m)
 /* Pieces per thread: enough that an interrupted thread does not hold the others up. */
 #define PIECES 8
 
-static size_t max_size(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
-
 static size_t kv_offset(const struct kv_store *kv, int layer, size_t head)
 {
     return (size_t)layer * kv->layer_bytes + head * (kv->k_tile_bytes + kv->v_tile_bytes);
@@ -200,6 +195,6 @@ void attention_all(struct step *s, int layer)
     for (size_t i = 0; i < s->n_tiles; i++)
         keys += (size_t)s->tiles[i].nq * (size_t)(s->tiles[i].pos0 + s->tiles[i].nq);
     size_t items = heads * s->n_tiles, each = (size_t)pool_threads(s->c->pool) * PIECES;
-    size_t grain = max_size(items / each, step_grain(2 * d * keys / s->n_tiles));
+    size_t grain = mem_most(items / each, step_grain(2 * d * keys / s->n_tiles));
     pool_for(s->c->pool, items, grain, attend_task, &w);
 }

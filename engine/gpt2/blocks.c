@@ -32,10 +32,9 @@ struct work {
 
 /* What one thread works with. */
 struct desk {
-    float *row; /* (C) a row after its norm */
-    float *
-        wide; /* (MOST_ROWS, 3C), or (MOST_ROWS, C) with stride ld_c, or (MOST_ROWS, n_inner) with ld_inner */
-    float *q; /* rows as 8-bit numbers */
+    float *row;  /* (C) a row after its norm */
+    float *wide; /* (MOST_ROWS, ..): 3C numbers, C of stride ld_c, n_inner of stride ld_inner */
+    float *q;    /* rows as 8-bit numbers */
     size_t ld_c, ld_inner;
 };
 
@@ -79,20 +78,15 @@ size_t blocks_begin(const struct step *s, size_t i)
 
 /* ---- scratch ---- */
 
-static size_t max_size(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
-
 static size_t q_floats(const struct gpt2 *m)
 {
-    return quantised_floats(MOST_ROWS, max_size((size_t)m->cfg.n_embd, (size_t)m->cfg.n_inner));
+    return quantised_floats(MOST_ROWS, mem_most((size_t)m->cfg.n_embd, (size_t)m->cfg.n_inner));
 }
 
 static size_t wide_cols(const struct gpt2 *m)
 {
     size_t c = (size_t)m->cfg.n_embd;
-    return max_size(max_size(3 * c, matmul_stride(c)), matmul_stride((size_t)m->cfg.n_inner));
+    return mem_most(mem_most(3 * c, matmul_stride(c)), matmul_stride((size_t)m->cfg.n_inner));
 }
 
 static size_t desk_floats(const struct gpt2 *m)

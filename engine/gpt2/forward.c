@@ -27,16 +27,11 @@
 /* Below so many multiplications a piece of work is not worth waking another thread. */
 #define PIECE_OPS 16384
 
-static size_t max_size(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
-
 /* ---- scratch ---- */
 
 static size_t wide_cols(const struct gpt2 *m)
 {
-    return max_size(3 * (size_t)m->cfg.n_embd, matmul_stride((size_t)m->cfg.n_inner));
+    return mem_most(3 * (size_t)m->cfg.n_embd, matmul_stride((size_t)m->cfg.n_inner));
 }
 
 static size_t tile_floats(size_t tokens)
@@ -49,10 +44,10 @@ static size_t linear_floats(const struct gpt2 *m, struct linear_rows rows)
     size_t n = 0;
     for (int i = 0; i < m->cfg.n_layer; i++) {
         const struct gpt2_layer *l = &m->layers[i];
-        n = max_size(n, linear_scratch_floats(&l->c_attn, rows));
-        n = max_size(n, linear_scratch_floats(&l->attn_proj, rows));
-        n = max_size(n, linear_scratch_floats(&l->c_fc, rows));
-        n = max_size(n, linear_scratch_floats(&l->mlp_proj, rows));
+        n = mem_most(n, linear_scratch_floats(&l->c_attn, rows));
+        n = mem_most(n, linear_scratch_floats(&l->attn_proj, rows));
+        n = mem_most(n, linear_scratch_floats(&l->c_fc, rows));
+        n = mem_most(n, linear_scratch_floats(&l->mlp_proj, rows));
     }
     return mem_lines(n);
 }
@@ -63,7 +58,7 @@ size_t gpt2_scratch_floats(const struct gpt2 *m, int max_tokens, int threads)
     struct linear_rows all = {.n_decode = t, .n_prefill = t};
     return mem_lines(t * matmul_stride((size_t)m->cfg.n_embd)) + mem_lines(t * wide_cols(m)) +
            2 * mem_lines(t) + tile_floats(t) + (size_t)threads * attention_floats(m) +
-           max_size(linear_floats(m, all), blocks_floats(m, t, threads));
+           mem_most(linear_floats(m, all), blocks_floats(m, t, threads));
 }
 
 /* The next `floats` of scratch; void, as some of it holds indices. */
@@ -281,5 +276,5 @@ void gpt2_logits(const struct gpt2 *m, const struct compute *c, const float *hid
 size_t gpt2_logits_floats(const struct gpt2 *m, int n)
 {
     size_t c = (size_t)m->cfg.n_embd;
-    return max_size((size_t)n * c, matmul_scratch_floats(&m->head, (size_t)n));
+    return mem_most((size_t)n * c, matmul_scratch_floats(&m->head, (size_t)n));
 }

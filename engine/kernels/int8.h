@@ -48,11 +48,11 @@ struct int8_panel {
 
 /* The values of all positions of one head, a tile of KV_BLOCK after the other; borrowed. */
 struct int8_values {
-    const char *base; /* tile j is at base + blocks[j] * block_bytes: */
+    const char *base; /* tile j is at base + blocks[j] * block_bytes */
     const int32_t *blocks;
     size_t block_bytes;
-    size_t n,
-        channels; /* (n) each (KV_BLOCK / INT8_QUAD, channels, INT8_QUAD) int8; whole 16 channels */
+    size_t n;        /* tiles, each (KV_BLOCK / INT8_QUAD, channels, INT8_QUAD) int8 */
+    size_t channels; /* a multiple of 16 */
 };
 
 /* What differs between instruction sets; all give the same numbers. */

@@ -89,8 +89,7 @@ struct attend {
     const void *kv;        /* base of the block store; borrowed */
     const int32_t *blocks; /* block numbers of this sequence; borrowed */
     size_t block_bytes, k_offset, v_offset;
-    size_t
-        next; /* where the next head's tiles lie behind these, in bytes; 0 = unknown: only prefetched */
+    size_t next; /* bytes from here to the next head's tiles, 0 = unknown; only prefetched */
     const struct int8_kernels *int8; /* for keys in int8; borrowed */
     float *scratch;                  /* >= attend_scratch_floats(), 64-byte aligned; borrowed */
 };
