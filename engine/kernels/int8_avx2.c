@@ -38,6 +38,12 @@ INLINE vi vi_dot(vi sum, vi quad, vi w)
     __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(quad, w));
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
+/* Digits are at most 127 as they are. */
+INLINE vi vi_dot_digits(vi sum, vi quad, vi w)
+{
+    return _mm256_add_epi32(sum,
+                            _mm256_madd_epi16(_mm256_maddubs_epi16(quad, w), _mm256_set1_epi16(1)));
+}
 INLINE void vi_store(int32_t *out, vi sum)
 {
     _mm256_storeu_si256((__m256i *)(void *)out, sum);

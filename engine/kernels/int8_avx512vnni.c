@@ -27,6 +27,7 @@ INLINE vi vi_quad(const uint8_t *q)
     return _mm512_set1_epi32(four);
 }
 #define vi_digits vi_quad
+#define vi_dot_digits vi_dot
 INLINE vi vi_dot(vi sum, vi quad, vi w)
 {
     return _mm512_dpbusd_epi32(sum, quad, w);
