@@ -73,7 +73,7 @@ START_TEST(extremes_are_exact)
 {
     static const uint8_t ends_q[] = {1, 255};
     static const int8_t ends_w[] = {-128, 127};
-    enum { QUADS = 9, ROWS = 7 };
+    enum { QUADS = 131, ROWS = 13 };
     uint8_t q[ROWS * QUADS * INT8_QUAD];
     int8_t w[QUADS * PACK_N * INT8_QUAD];
     for (int same = 0; same < 2; same++) {
@@ -82,6 +82,7 @@ START_TEST(extremes_are_exact)
         for (size_t i = 0; i < sizeof w; i++)
             w[i] = ends_w[same ? _i / 2 : (int)(i * 5 / 2 % 2)];
         check_sums(q, QUADS * INT8_QUAD, ROWS, w, QUADS);
+        check_sums(q, QUADS * INT8_QUAD, ROWS / 2, w, QUADS);
     }
 }
 END_TEST
