@@ -18,6 +18,7 @@
 #include <stdalign.h>
 
 #include "engine/base/err.h"
+#include "engine/base/mem.h"
 #include "engine/kernels/grad.h"
 
 #define PIECE_MULTS 2.7e8
@@ -33,11 +34,6 @@ struct job {
     size_t across;     /* pieces side by side */
 };
 
-static size_t min(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
 /* One block of C: the packed block of A against the packed block of B. */
 static void block(const struct grad_kernels *t, const struct gemm *g, const float *a,
                   const float *b, size_t ic, size_t mc, size_t jc, size_t nc, size_t kc, bool add)
@@ -45,8 +41,8 @@ static void block(const struct grad_kernels *t, const struct gemm *g, const floa
     for (size_t j = 0; j < nc; j += t->gemm_cols)
         for (size_t i = 0; i < mc; i += t->gemm_rows)
             t->gemm_tile(kc, a + i * kc, b + j * kc, g->alpha, add,
-                         g->c + (ic + i) * g->ldc + jc + j, g->ldc, min(mc - i, t->gemm_rows),
-                         min(nc - j, t->gemm_cols));
+                         g->c + (ic + i) * g->ldc + jc + j, g->ldc, mem_least(mc - i, t->gemm_rows),
+                         mem_least(nc - j, t->gemm_cols));
 }
 
 static void pack_a(const struct grad_kernels *t, const struct gemm *g, float *to, size_t ic,
@@ -84,12 +80,12 @@ void gemm_one(const struct kernels *k, const struct gemm *g)
     if (!g->k) return;
     size_t passes = (g->k + KC - 1) / KC, deep = (g->k + passes - 1) / passes;
     for (size_t jc = 0; jc < g->n; jc += NC) {
-        size_t nc = min(g->n - jc, NC);
+        size_t nc = mem_least(g->n - jc, NC);
         for (size_t pc = 0; pc < g->k; pc += deep) {
-            size_t kc = min(g->k - pc, deep);
+            size_t kc = mem_least(g->k - pc, deep);
             pack_b(t, g, b, jc, nc, pc, kc);
             for (size_t ic = 0; ic < g->m; ic += MC) {
-                size_t mc = min(g->m - ic, MC);
+                size_t mc = mem_least(g->m - ic, MC);
                 pack_a(t, g, a, ic, mc, pc, kc);
                 block(t, g, a, b, ic, mc, jc, nc, kc, pc > 0 || !overwrite);
             }
@@ -104,8 +100,8 @@ static void run_piece(void *arg, size_t begin, size_t end, int worker)
     (void)worker;
     (void)end; /* pieces come one at a time */
     size_t i = begin / j->across * j->rows, k = begin % j->across * j->cols;
-    g.m = min(g.m - i, j->rows);
-    g.n = min(g.n - k, j->cols);
+    g.m = mem_least(g.m - i, j->rows);
+    g.n = mem_least(g.n - k, j->cols);
     g.a += g.ta ? i : i * g.lda;
     g.b += g.tb ? k * g.ldb : k;
     g.c += i * g.ldc + k;
@@ -127,7 +123,7 @@ static void cut(struct job *j)
     j->cols = g->n;
     for (size_t down = 1; down <= pieces; down++) {
         size_t rows = share(g->m, down), cols = share(g->n, (pieces + down - 1) / down);
-        double cost = 1 / (double)min(rows, g->m) + 1 / (double)min(cols, g->n);
+        double cost = 1 / (double)mem_least(rows, g->m) + 1 / (double)mem_least(cols, g->n);
         if (cost >= least) continue;
         least = cost;
         j->rows = rows;
