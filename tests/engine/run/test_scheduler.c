@@ -359,8 +359,8 @@ static void read_alone(struct scheduler_options o, size_t tokens, struct steps *
     job_unref(j);
 }
 
-/* Where rows are dear, steps take fewer of them than the configured chunk: not fewer than the model's
- * fixed costs are worth. */
+/* Where rows are dear, steps take fewer of them than the configured chunk: alone not fewer than twice what the
+ * model's fixed costs are worth, and last rows that are worth less come along. */
 START_TEST(pieces_shrink_to_the_cost_of_a_row)
 {
     static struct steps log;
@@ -370,30 +370,32 @@ START_TEST(pieces_shrink_to_the_cost_of_a_row)
     for (int least = 0; least <= 48; least += 48) {
         fake->least_rows = least;
         read_alone(o, 250, &log);
-        ck_assert_int_eq(log.log[0].prefill_rows, 64);
-        ck_assert_int_eq(log.log[1].prefill_rows, least ? 48 : 16);
-        ck_assert_int_eq(log.log[2].prefill_rows, least ? 48 : 16);
+        ck_assert_int_eq(log.log[0].prefill_rows, least ? 96 : 64);
+        ck_assert_int_eq(log.log[1].prefill_rows, least ? 96 : 16);
+        ck_assert_int_eq(log.log[2].prefill_rows, least ? 58 : 16);
+        read_alone(o, 140, &log);
+        ck_assert_int_eq(log.log[0].prefill_rows, least ? 140 : 64);
     }
 }
 END_TEST
 
-/* Fixed costs worth 64 rows: a step of 64 says what 200 take. If it were all put down to its rows, so would
- * the next one be, and the prompt would be read in pieces for ever. The fake may oversleep: some tries. */
+/* Fixed costs worth 32 rows: a step of 64 says what 96 take. If it were all put down to its rows, the next one
+ * would take 48, and look dearer still. The fake may oversleep: some tries. */
 START_TEST(fixed_costs_are_not_the_rows)
 {
     static struct steps log;
     struct scheduler_options o = fake_options();
-    bool whole = false;
+    bool seen = false;
     o.prefill_chunk_tokens = 240;
     fake->step_us = 25000;
-    fake->row_us = 390;
-    fake->least_rows = 64;
-    for (int i = 0; i < 10 && !whole; i++) {
+    fake->row_us = 700;
+    fake->least_rows = 32;
+    for (int i = 0; i < 10 && !seen; i++) {
         read_alone(o, 200, &log);
         ck_assert_int_eq(log.log[0].prefill_rows, 64);
-        whole = log.log[1].prefill_rows == 136;
+        seen = log.log[1].prefill_rows == 96;
     }
-    ck_assert(whole);
+    ck_assert(seen);
 }
 END_TEST
 
