@@ -2,10 +2,10 @@
  * threads through the kernel each time (5-50 us) would cost as much as the work.
  *
  *   owner                                   worker
- *   job = ...; next = 0                     spin on `round`, for SPIN_NS at most,
+ *   job = ...; tag++                        spin on `round`, for SPIN_NS at most,
  *   gate = OPEN; round++                      then sleep on it (futex)
  *   wake sleepers, if any                   round changed: enter the gate: OPEN|k -> OPEN|k+1
- *   take pieces from `next`                 take pieces from `next`
+ *   take pieces                             take pieces
  *   gate &= ~OPEN                           leave: gate - 1
  *   wait until gate == 0
  *
@@ -14,6 +14,12 @@
  * a plain barrier lacks: with it, one worker that the kernel did not schedule stops every job, even
  * when the others have done all the work. Job fields are plain memory: they change only while the
  * gate is shut and empty, and the gate's acquire/release orders them.
+ *
+ * Each thread has a range of the pieces, the same part of every job, and takes what others have not got to
+ * when its own is done. So what a thread wrote when weights were packed is what it streams in every step:
+ * from its own node's memory, where a machine has several, and from the caches that it shares with few, where
+ * they are large enough. Threads meet at a counter only when one helps another. A counter says which job
+ * it counts, so that nobody has to set all of them to 0 before a job.
  *
  * Lost wakeups cannot happen. A worker announces itself in `sleepers` before the kernel compares
  * `round` with the value it saw; the owner changes `round` before it reads `sleepers` (all
@@ -64,19 +70,25 @@ struct worker {
     int index; /* 1.. ; the owner is 0 */
 };
 
+/* How many pieces of a thread's range were taken: tag of the job << 32 | pieces. */
+struct range {
+    alignas(CACHE_LINE) _Atomic uint64_t taken;
+};
+
 struct pool {
     alignas(CACHE_LINE) atomic_uint round; /* futex of the workers */
     atomic_uint sleepers;                  /* workers asleep on round, or about to be */
     atomic_bool stop;
-    alignas(CACHE_LINE) atomic_uint gate;   /* OPEN | WAITED | workers inside; futex of the owner */
-    alignas(CACHE_LINE) atomic_size_t next; /* piece to hand out next */
-    alignas(CACHE_LINE) pool_task *task;    /* the job: stable while the gate is open or occupied */
+    alignas(CACHE_LINE) atomic_uint gate; /* OPEN | WAITED | workers inside; futex of the owner */
+    alignas(CACHE_LINE) pool_task *task;  /* the job: stable while the gate is open or occupied */
     void *arg;
     size_t n, grain, pieces;
+    uint32_t tag; /* of the job; never 0 */
     int threads;
     uint64_t spin_ns;
     struct patience patience; /* of the owner */
     struct worker *workers;   /* owned; threads - 1 of them */
+    struct range ranges[];    /* (threads) */
 };
 
 static void futex_wait(atomic_uint *word, unsigned seen)
@@ -104,11 +116,41 @@ static void run_pieces(size_t n, size_t grain, size_t piece, pool_task *task, vo
     task(arg, begin, begin + (left < grain ? left : grain), worker);
 }
 
+static size_t count_pieces(size_t n, size_t grain)
+{
+    return n / grain + (n % grain != 0);
+}
+
+/* The first piece of the range of thread `of`. */
+static size_t first_piece(const struct pool *p, size_t pieces, size_t of)
+{
+    return pieces * of / (size_t)p->threads;
+}
+
+/* A piece of the range of thread `of`; false if none is left. */
+static bool take(struct pool *p, size_t of, size_t *piece)
+{
+    size_t begin = first_piece(p, p->pieces, of);
+    size_t size = first_piece(p, p->pieces, of + 1) - begin, i;
+    uint64_t taken = atomic_load_explicit(&p->ranges[of].taken, memory_order_relaxed);
+    do {
+        i = taken >> 32 == p->tag ? (uint32_t)taken : 0;
+        if (i >= size) return false;
+    } while (!atomic_compare_exchange_weak_explicit(&p->ranges[of].taken, &taken,
+                                                    (uint64_t)p->tag << 32 | (i + 1),
+                                                    memory_order_relaxed, memory_order_relaxed));
+    *piece = begin + i;
+    return true;
+}
+
 static void work(struct pool *p, int worker)
 {
-    size_t piece;
-    while ((piece = atomic_fetch_add_explicit(&p->next, 1, memory_order_relaxed)) < p->pieces)
-        run_pieces(p->n, p->grain, piece, p->task, p->arg, worker);
+    size_t threads = (size_t)p->threads, piece;
+    for (size_t i = 0; i < threads; i++) {
+        size_t of = ((size_t)worker + i) % threads;
+        while (take(p, of, &piece))
+            run_pieces(p->n, p->grain, piece, p->task, p->arg, worker);
+    }
 }
 
 /* Spin until *word differs from seen, or the time is up. */
@@ -209,25 +251,42 @@ static void new_round(struct pool *p, int wake)
     if (asleep) futex_wake(&p->round, wake);
 }
 
+/* A tag of long ago must not be taken for the new one. */
+static void new_tag(struct pool *p)
+{
+    if (++p->tag) return;
+    for (int i = 0; i < p->threads; i++)
+        atomic_store_explicit(&p->ranges[i].taken, 0, memory_order_relaxed);
+    p->tag = 1;
+}
+
 void pool_for(struct pool *p, size_t n, size_t grain, pool_task *task, void *arg)
 {
     BUG_ON(grain < 1);
-    size_t pieces = n / grain + (n % grain != 0);
+    size_t pieces = count_pieces(n, grain);
     if (!p || p->threads == 1 || pieces <= 1) {
         for (size_t i = 0; i < pieces; i++)
             run_pieces(n, grain, i, task, arg, 0);
         return;
     }
+    BUG_ON(pieces > UINT32_MAX);
     p->task = task;
     p->arg = arg;
     p->n = n;
     p->grain = grain;
     p->pieces = pieces;
-    atomic_store_explicit(&p->next, 0, memory_order_relaxed);
+    new_tag(p);
     atomic_store(&p->gate, OPEN);
     new_round(p, pieces - 1 < INT_MAX ? (int)(pieces - 1) : INT_MAX);
     work(p, 0);
     drain(p);
+}
+
+size_t pool_part_end(const struct pool *p, size_t n, size_t grain, int worker)
+{
+    if (!p) return n;
+    size_t end = first_piece(p, count_pieces(n, grain), (size_t)worker + 1) * grain;
+    return end < n ? end : n;
 }
 
 int pool_threads(const struct pool *p)
@@ -263,8 +322,9 @@ int pool_new(struct pool **out, int threads, struct err *err)
 {
     BUG_ON(threads < 1);
     void *block;
-    if (posix_memalign(&block, CACHE_LINE, sizeof(struct pool))) BUG("out of memory");
-    struct pool *p = memset(block, 0, sizeof *p);
+    size_t bytes = sizeof(struct pool) + (size_t)threads * sizeof(struct range);
+    if (posix_memalign(&block, CACHE_LINE, bytes)) BUG("out of memory");
+    struct pool *p = memset(block, 0, bytes);
     struct cpu cpu;
     cpu_detect(&cpu);
     p->threads = threads;

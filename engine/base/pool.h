@@ -19,12 +19,18 @@ int pool_new(struct pool **out, int threads, struct err *err);
 void pool_free(struct pool *p);         /* joins; p may be NULL */
 int pool_threads(const struct pool *p); /* p may be NULL: 1 */
 
-/* pool_for -- run task over items [0, n) in pieces of at most `grain` items (>= 1), handed out
- * dynamically; returns when all are done. With p NULL, one thread or one piece, runs in place.
- * Which worker gets which piece is not determined: results must not depend on it.
+/* pool_for -- run task over items [0, n) in pieces of at most `grain` items (>= 1), fewer than 2^32 of them;
+ * returns when all are done. With p NULL, one thread or one piece, runs in place.
+ * A worker takes successive pieces from the same part of [0, n) in every job, then what others have left:
+ * work on the same data is best given the same indices. Which worker gets which piece is not determined:
+ * results must not depend on it.
  *
  * Thread  the owner only, never from inside a task.
  */
 void pool_for(struct pool *p, size_t n, size_t grain, pool_task *task, void *arg);
+
+/* pool_part_end -- where worker's part of the items of such a job ends, a multiple of grain or n: it takes
+ * [begin, end) of a piece, then the piece behind, until there. */
+size_t pool_part_end(const struct pool *p, size_t n, size_t grain, int worker);
 
 #endif

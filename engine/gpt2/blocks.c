@@ -99,8 +99,16 @@ size_t blocks_floats(const struct gpt2 *m, size_t max_rows, int threads)
     return blocks_count(m, max_rows, threads) ? (size_t)threads * desk_floats(m) : 0;
 }
 
-static struct block block_of(const struct step *s, size_t i, int worker)
+/* Later rows of a prompt attend to more keys: the first, the last, the second, the last but one and so on make parts
+ * of about equal work for the threads, the same in each layer. */
+static size_t folded(size_t i, size_t n)
 {
+    return i % 2 ? n - 1 - i / 2 : i / 2;
+}
+
+static struct block block_of(const struct step *s, size_t item, int worker)
+{
+    size_t i = folded(item, s->blocks);
     const struct gpt2 *m = s->m;
     size_t c = (size_t)m->cfg.n_embd;
     struct block b = {.s = s, .begin = blocks_begin(s, i), .worker = worker};

@@ -6,9 +6,8 @@
  * pairs, panel-major, so that a panel stays in a core's L2 cache while the row blocks pass over it
  * and a machine with more cores than panels still has work for all.
  *
- * Weights come from memory ahead of their use. Where one piece ends, the panel behind it is another
- * thread's: pieces are handed out in order to threads that are about equally fast, so that a thread's
- * own next one is probably as many pieces further on as there are threads. */
+ * Weights come from memory ahead of their use: a thread's next piece is nearly always the one behind, until
+ * the end of its part. */
 #include "engine/kernels/matmul.h"
 
 /* Rows of one item, a multiple of the 12 and of the 6 rows that the panel kernels hold. */
@@ -24,8 +23,8 @@ struct job {
     const float *x;        /* of floats */
     struct int8_rows int8; /* of 8-bit numbers */
     float *y;
-    size_t ldx, ldy, rows, block, blocks, items;
-    size_t skip; /* items from the end of a piece to this thread's next one, most likely */
+    size_t ldx, ldy, rows, block, blocks, items, grain;
+    const struct pool *pool;
     struct epilogue e;
 };
 
@@ -34,14 +33,14 @@ static const char *panel_of(const struct job *j, size_t item)
     return (const char *)j->w->data + item / j->blocks * packed_panel_bytes(j->w->dtype, j->w->k);
 }
 
-static void run_item(const struct job *j, size_t item, size_t next)
+static void run_item(const struct job *j, size_t item, bool next)
 {
     size_t p = item / j->blocks, row = item % j->blocks * j->block, col = p * PACK_N;
     size_t rows = j->rows - row < j->block ? j->rows - row : j->block;
     size_t cols = j->w->n - col < PACK_N ? j->w->n - col : PACK_N;
     struct epilogue e = j->e;
 
-    if (next < j->items) e.next = panel_of(j, next);
+    if (next) e.next = panel_of(j, item + 1);
     if (e.bias) e.bias += col;
     if (e.residual) e.residual += row * e.ldr + col;
     if (e.start) e.start += row * e.lds + col;
@@ -62,14 +61,14 @@ static void run_item(const struct job *j, size_t item, size_t next)
 static void run_items(void *arg, size_t begin, size_t end, int worker)
 {
     const struct job *j = arg;
-    (void)worker;
+    size_t last = pool_part_end(j->pool, j->items, j->grain, worker) - 1;
     for (size_t i = begin; i < end; i++)
-        run_item(j, i, i + 1 < end ? i + 1 : end + j->skip);
+        run_item(j, i, i != last && i + 1 < j->items);
 }
 
 static void run_job(struct job *j, const struct compute *c, const struct epilogue *e)
 {
-    size_t threads = (size_t)pool_threads(c->pool), t = j->rows, grain;
+    size_t threads = (size_t)pool_threads(c->pool), t = j->rows;
 
     if (t == 0) return;
     if (e) j->e = *e;
@@ -78,10 +77,10 @@ static void run_job(struct job *j, const struct compute *c, const struct epilogu
     j->block = ((t + j->blocks - 1) / j->blocks + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
     j->blocks = (t + j->block - 1) / j->block;
     j->items = packed_panels(j->w->n) * j->blocks;
-    grain = j->items / (threads * PIECES);
-    if (!grain) grain = 1;
-    j->skip = (threads - 1) * grain;
-    pool_for(c->pool, j->items, grain, run_items, j);
+    j->pool = c->pool;
+    j->grain = j->items / (threads * PIECES);
+    if (!j->grain) j->grain = 1;
+    pool_for(c->pool, j->items, j->grain, run_items, j);
 }
 
 void matmul(const struct compute *c, const float *x, size_t ldx, size_t t, const struct packed *w,

@@ -184,6 +184,70 @@ START_TEST(all_threads_work_at_once)
 }
 END_TEST
 
+#define PARTS 4
+
+struct part {
+    const struct pool *pool;
+    size_t n, grain;
+    atomic_int here, elsewhere; /* pieces begun; those of another worker's part */
+};
+
+/* Waits until all workers have a piece: nobody has got to help. */
+static void note_part(void *arg, size_t begin, size_t end, int worker)
+{
+    struct part *j = arg;
+    size_t from = worker ? pool_part_end(j->pool, j->n, j->grain, worker - 1) : 0;
+    if (begin < from || end > pool_part_end(j->pool, j->n, j->grain, worker)) j->elsewhere++;
+    atomic_fetch_add(&j->here, 1);
+    while (atomic_load(&j->here) < PARTS)
+        sched_yield();
+}
+
+/* Whatever the sizes, a worker begins with what is its own: the same part of every job. */
+START_TEST(workers_begin_with_their_own_part)
+{
+    static const size_t grains[] = {1, 3, 7};
+    struct pool *p = new_pool(PARTS);
+    for (size_t g = 0; g < sizeof grains / sizeof *grains; g++)
+        for (int i = 0; i < 10; i++) {
+            struct part j = {.pool = p, .n = PARTS * grains[g] - (i % 2 && g), .grain = grains[g]};
+            pool_for(p, j.n, j.grain, note_part, &j);
+            ck_assert_int_eq(j.here, PARTS);
+            ck_assert_int_eq(j.elsewhere, 0);
+            ck_assert_uint_eq(pool_part_end(p, j.n, j.grain, 0), j.grain);
+            ck_assert_uint_eq(pool_part_end(p, j.n, j.grain, PARTS - 1), j.n);
+        }
+    ck_assert_uint_eq(pool_part_end(p, 2, 1, 0), 0); /* fewer pieces than workers */
+    ck_assert_uint_eq(pool_part_end(p, 2, 1, 1), 1);
+    ck_assert_uint_eq(pool_part_end(NULL, 100, 7, 0), 100);
+    pool_free(p);
+}
+END_TEST
+
+/* Waits, in the first worker's piece, until all others are done. */
+static void wait_for_others(void *arg, size_t begin, size_t end, int worker)
+{
+    struct part *j = arg;
+    (void)end, (void)worker;
+    if (begin > 0)
+        atomic_fetch_add(&j->here, 1);
+    else
+        while ((size_t)atomic_load(&j->here) < j->n - 1)
+            sched_yield();
+}
+
+START_TEST(others_do_what_a_worker_does_not_get_to)
+{
+    struct pool *p = new_pool(PARTS);
+    for (int i = 0; i < 20; i++) { /* hangs if pieces behind the first are left to their worker */
+        struct part j = {.n = 100 + (size_t)i};
+        pool_for(p, j.n, 1, wait_for_others, &j);
+        ck_assert_int_eq(j.here, (int)j.n - 1);
+    }
+    pool_free(p);
+}
+END_TEST
+
 START_TEST(a_thread_that_cannot_start_is_an_error)
 {
     struct rlimit small = {.rlim_cur = 64 << 20, .rlim_max = 64 << 20};
@@ -210,7 +274,9 @@ static Suite *suite(void)
     if (harness_sanitized())
         skip("pool: thread start failure", "sanitizers need address space");
     else
-        tcase_add_test(t, a_thread_that_cannot_start_is_an_error);
+        tcase_add_test(t, workers_begin_with_their_own_part);
+    tcase_add_test(t, others_do_what_a_worker_does_not_get_to);
+    tcase_add_test(t, a_thread_that_cannot_start_is_an_error);
     suite_add_tcase(s, t);
     return s;
 }
