@@ -19,7 +19,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define VI_COLS 8
-#define TILE_ROWS 6
+#define TILE_ROWS 5
 #define WIDE_ROWS 3
 #define OPAQUE(a) __asm__ volatile("" : "+x"(a))
 #define IN_ORDER OPAQUE
@@ -75,11 +75,12 @@ INLINE vi vi_spin(vi sum, vi quad, vi w)
 }
 #define VI_SPIN vi_spin
 
-#define MANY_ROWS 8 /* from here on sums_of_many() is the faster one */
+#define MANY_ROWS 6 /* from here on sums_of_many() is the faster one */
 #include "engine/kernels/int8.inc"
 
 #define STRETCH 64 /* quads of k whose weights stay in L1, widened, while all rows pass over them */
-#define MANY 4     /* rows of a tile */
+#define TURN 4 /* quads in a turn of the loop; a stretch that ends within one goes on with zeros */
+#define MANY 4 /* rows of a tile */
 #define HALVES (PANEL_VECS / NARROW_VECS)
 #define LANES 16
 
@@ -125,6 +126,9 @@ static void widen_weights(struct wide *s, const int8_t *w, size_t quads, const i
             own[v] = add_products(own[v], even, odd);
         }
     }
+    for (size_t i = quads; i % TURN > 0; i++)
+        for (size_t half = 0; half < HALVES; half++)
+            memset(s->w[half][i], 0, sizeof s->w[half][i]);
     UNROLL for (int v = 0; v < PANEL_VECS; v++)
     {
         vi from = start ? vi_start_at(start + v * VI_COLS) : _mm256_setzero_si256();
@@ -155,7 +159,30 @@ static void widen_row(struct wide *s, size_t r, const uint8_t *q, size_t quads)
         odd[i] = q[2 * i + 1];
         all += even[i] * odd[i];
     }
+    for (; i % (2 * TURN) > 0; i++)
+        even[i] = odd[i] = 0;
     s->own[r] = all;
+}
+
+INLINE void many_quad(int R, vi sum[MANY][NARROW_VECS], const struct wide *s, size_t half, size_t i)
+{
+    vi even[NARROW_VECS], odd[NARROW_VECS];
+
+    UNROLL for (int v = 0; v < NARROW_VECS; v++)
+    {
+        even[v] = load16(s->w[half][i][v][0]);
+        odd[v] = load16(s->w[half][i][v][1]);
+    }
+    UNROLL for (int r = 0; r < R; r++)
+    {
+        vi x0 = two_of_row(s->x[r][0] + 2 * i), x1 = two_of_row(s->x[r][1] + 2 * i);
+        UNROLL for (int v = 0; v < NARROW_VECS; v++)
+        {
+            sum[r][v] = add_products(sum[r][v], _mm256_add_epi16(x0, odd[v]),
+                                     _mm256_add_epi16(x1, even[v]));
+            IN_ORDER(sum[r][v]);
+        }
+    }
 }
 
 /* R rows times half of the panel's stretch; its sums are added to those of the stretch before it. */
@@ -174,25 +201,10 @@ INLINE void many_tile(int R, const struct wide *s, size_t half, size_t quads, bo
             start = _mm256_add_epi32(start, vi_start_at(out + r * PACK_N + c + v * VI_COLS));
         sum[r][v] = start;
     }
-    for (size_t i = 0; i < quads; i++) {
-        vi even[NARROW_VECS], odd[NARROW_VECS];
-        __builtin_prefetch((const void *)next, 0, 2);
-        next += step;
-        UNROLL for (int v = 0; v < NARROW_VECS; v++)
-        {
-            even[v] = load16(s->w[half][i][v][0]);
-            odd[v] = load16(s->w[half][i][v][1]);
-        }
-        UNROLL for (int r = 0; r < R; r++)
-        {
-            vi x0 = two_of_row(s->x[r][0] + 2 * i), x1 = two_of_row(s->x[r][1] + 2 * i);
-            UNROLL for (int v = 0; v < NARROW_VECS; v++)
-            {
-                sum[r][v] = add_products(sum[r][v], _mm256_add_epi16(x0, odd[v]),
-                                         _mm256_add_epi16(x1, even[v]));
-                IN_ORDER(sum[r][v]);
-            }
-        }
+    for (size_t i = 0; i < quads; i += TURN) {
+        for (size_t u = 0; u < TURN; u += 2, next += 2 * step)
+            __builtin_prefetch((const void *)next, 0, 2);
+        UNROLL for (size_t u = 0; u < TURN; u++) many_quad(R, sum, s, half, i + u);
     }
     ahead->at = next;
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int v = 0; v < NARROW_VECS; v++)
