@@ -65,8 +65,6 @@ INLINE void vi_store(int32_t *out, vi sum)
     _mm256_storeu_si256((__m256i *)(void *)out, sum);
 }
 
-#define INT8_TABLE int8_avx2
-#define INT8_NAME "avx2"
 /* The instructions of a product of many rows: two of the additions, the multiplication, the sum. */
 INLINE vi vi_spin(vi sum, vi quad, vi w)
 {
@@ -75,6 +73,8 @@ INLINE vi vi_spin(vi sum, vi quad, vi w)
 }
 #define VI_SPIN vi_spin
 
+#define INT8_TABLE int8_avx2
+#define INT8_NAME "avx2"
 #define MANY_ROWS 6 /* from here on sums_of_many() is the faster one */
 #include "engine/kernels/int8.inc"
 
