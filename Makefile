@@ -201,6 +201,7 @@ clean:
 FAST := $(if $(filter asan tsan,$(VARIANT)),-O1,-O3)
 $(call obj,$(ISA_OURS)): SAN_fuzz :=
 $(call obj,engine/run/sampler.c engine/run/sampler_filter.c): ALL_CFLAGS += $(FAST) # passes over rows of V
+$(call obj,engine/kernels/pack.c): ALL_CFLAGS += $(FAST) # bytes that change places: what a start waits for
 $(O)/obj/%_avx2.o: ALL_CFLAGS += $(FAST) $(ISA_avx2)
 $(O)/obj/%_avxvnni.o: ALL_CFLAGS += $(FAST) $(ISA_avxvnni)
 $(O)/obj/%_avx512.o: ALL_CFLAGS += $(FAST) $(ISA_avx512)

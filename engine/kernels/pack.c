@@ -224,6 +224,12 @@ static bool set_scale(float *scale, float *by, float most)
     return isfinite(most);
 }
 
+static void set_shift(struct packed *w, size_t col, const int32_t sum[PACK_N])
+{
+    for (size_t j = 0; j < PACK_N; j++)
+        w->shift[col + j] = -INT8_ZERO * sum[j];
+}
+
 static bool find_scales(struct packed *w, const struct pack_source *s, size_t col, size_t cols,
                         float by[PACK_N])
 {
@@ -241,16 +247,54 @@ static bool find_scales(struct packed *w, const struct pack_source *s, size_t co
     return finite;
 }
 
-static bool take_scales(struct packed *w, const struct pack_source *s, size_t col, size_t cols,
-                        float by[PACK_N])
+static bool take_scales(struct packed *w, const struct pack_source *s, size_t col, size_t cols)
 {
     bool finite = true;
     for (size_t j = 0; j < PACK_N; j++) {
         w->scale[col + j] = j < cols ? scale_at(s, col + j) : 0;
         finite &= isfinite(w->scale[col + j]) != 0;
-        by[j] = 1;
     }
     return finite;
+}
+
+/* A quad of k, where a column or a row ends before it with zeros. */
+static void copy_quad(int8_t *to, const struct pack_source *s, const struct packed *w, size_t col,
+                      size_t cols, size_t k0)
+{
+    const int8_t *from = s->data;
+    int8_t rows[INT8_QUAD][PACK_N] = {0};
+    size_t n = mem_least(w->k - k0, INT8_QUAD);
+
+    if (s->transposed) {
+        from += col * w->k + k0;
+        memset(to, 0, PACK_N * INT8_QUAD);
+        for (size_t j = 0; j < cols; j++, to += INT8_QUAD, from += w->k)
+            if (n == INT8_QUAD) /* a constant is one load and one store */
+                memcpy(to, from, INT8_QUAD);
+            else
+                memcpy(to, from, n);
+        return;
+    }
+    for (size_t i = 0; i < n; i++)
+        memcpy(rows[i], from + (k0 + i) * w->n + col, cols);
+    for (size_t j = 0; j < PACK_N; j++)
+        for (size_t i = 0; i < INT8_QUAD; i++)
+            to[j * INT8_QUAD + i] = rows[i][j];
+}
+
+/* 8-bit numbers as they are: bytes change places. */
+static bool copy_panel_int8(struct packed *w, const struct pack_source *s, size_t col, size_t cols,
+                            int8_t *panel)
+{
+    int32_t sum[PACK_N] = {0};
+    for (size_t k0 = 0; k0 < w->k; k0 += INT8_QUAD, panel += PACK_N * INT8_QUAD) {
+        copy_quad(panel, s, w, col, cols, k0);
+        for (size_t j = 0; j < PACK_N; j++)
+            for (size_t i = 0; i < INT8_QUAD; i++)
+                sum[j] += panel[j * INT8_QUAD + i];
+    }
+    set_shift(w, col, sum);
+    return take_scales(w, s, col, cols);
 }
 
 static bool quantise_panel(struct packed *w, const struct pack_source *s, size_t col, size_t cols,
@@ -258,8 +302,7 @@ static bool quantise_panel(struct packed *w, const struct pack_source *s, size_t
 {
     float tile[TILE_K][PACK_N], by[PACK_N];
     int32_t sum[PACK_N] = {0};
-    bool finite =
-        s->dtype == DTYPE_I8 ? take_scales(w, s, col, cols, by) : find_scales(w, s, col, cols, by);
+    bool finite = find_scales(w, s, col, cols, by);
     for (size_t k0 = 0; finite && k0 < w->k; k0 += TILE_K) {
         size_t rows = tile_rows(w, k0);
         get_tile(tile, w, s, col, cols, k0, rows);
@@ -278,8 +321,7 @@ static bool quantise_panel(struct packed *w, const struct pack_source *s, size_t
                 to[j * INT8_QUAD] = (int8_t)whole[j];
         }
     }
-    for (size_t j = 0; j < PACK_N; j++)
-        w->shift[col + j] = -INT8_ZERO * sum[j];
+    set_shift(w, col, sum);
     return finite;
 }
 
@@ -292,7 +334,9 @@ bool packed_fill(struct packed *w, const struct pack_source *s, size_t p0, size_
     for (size_t p = p0; p < p1; p++) {
         size_t col = p * PACK_N, cols = w->n - col < PACK_N ? w->n - col : PACK_N;
         char *panel = (char *)w->data + p * packed_panel_bytes(w->dtype, w->k);
-        if (w->dtype == DTYPE_I8)
+        if (w->dtype == DTYPE_I8 && s->dtype == DTYPE_I8)
+            finite &= copy_panel_int8(w, s, col, cols, (int8_t *)panel);
+        else if (w->dtype == DTYPE_I8)
             finite &= quantise_panel(w, s, col, cols, (int8_t *)panel);
         else if (w->dtype == s->dtype)
             finite &= copy_panel(w, s, col, cols, panel);

@@ -130,10 +130,10 @@ START_TEST(columns_are_quantised)
 }
 END_TEST
 
-/* 8-bit numbers of a file stay what they are; widened they are exact. */
+/* 8-bit numbers of a file stay what they are, whichever way they lie; widened they are exact. */
 START_TEST(stored_numbers_stay)
 {
-    enum { K = 37, N = 35 };
+    enum { K = 37, N = 35, QUADS = 10 };
     int8_t src[K * N];
     char scales[N * 4 + 1];
     float scale[N], a[K], b[K];
@@ -142,7 +142,8 @@ START_TEST(stored_numbers_stay)
     for (int j = 0; j < N; j++)
         scale[j] = (float)(j % 7) * 0.25F;
     memcpy(scales + 1, scale, sizeof scale);
-    struct pack_source from = {.data = src, .dtype = DTYPE_I8, .scale = scales + 1};
+    bool turned = _i == 1;
+    struct pack_source from = {src, DTYPE_I8, turned, scales + 1};
     struct packed w, wide;
     struct err e = {0};
     ck_assert_int_eq(packed_init(&w, DTYPE_I8, K, N, "w", &e), 0);
@@ -153,9 +154,22 @@ START_TEST(stored_numbers_stay)
         packed_get_column(&w, j, a);
         packed_get_column(&wide, j, b);
         ck_assert_mem_eq(a, b, sizeof a);
-        for (size_t i = 0; i < K; i++)
-            ck_assert(a[i] == scale[j] * src[i * N + j]);
+        int32_t sum = 0;
+        for (size_t i = 0; i < K; i++) {
+            int8_t want = src[turned ? j * K + i : i * N + j];
+            ck_assert(a[i] == scale[j] * want);
+            sum += want;
+        }
+        ck_assert_int_eq(w.shift[j], -INT8_ZERO * sum);
     }
+    const int8_t *q = w.data;
+    for (size_t p = 0; p < 2; p++) /* beyond K and N: nothing */
+        for (size_t k = 0; k < QUADS * INT8_QUAD; k++)
+            for (size_t c = 0; c < PACK_N; c++)
+                if (k >= K || p * PACK_N + c >= N)
+                    ck_assert_int_eq(
+                        q[((p * QUADS + k / INT8_QUAD) * PACK_N + c) * INT8_QUAD + k % INT8_QUAD],
+                        0);
     packed_release(&w);
     packed_release(&wide);
 }
@@ -210,7 +224,7 @@ static Suite *suite(void)
     tcase_add_test(t, elements_land_in_their_panel);
     tcase_add_test(t, column_comes_back);
     tcase_add_loop_test(t, columns_are_quantised, 0, 3);
-    tcase_add_test(t, stored_numbers_stay);
+    tcase_add_loop_test(t, stored_numbers_stay, 0, 2);
     tcase_add_loop_test(t, numbers_that_are_none_are_found, 0, 3);
     tcase_add_test(t, impossible_shapes_are_refused);
     tcase_add_test(t, too_large_is_out_of_memory);
