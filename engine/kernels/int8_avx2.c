@@ -39,26 +39,35 @@ INLINE vi vi_load(const int8_t *w)
 {
     return _mm256_loadu_si256((const __m256i *)(const void *)w);
 }
-INLINE vi vi_digits(const uint8_t *q)
+/* Four bytes into every lane. */
+INLINE vi vi_spread(const void *bytes)
 {
     int32_t four;
-    __builtin_memcpy(&four, q, sizeof four);
+    memcpy(&four, bytes, sizeof four);
     return _mm256_set1_epi32(four);
+}
+INLINE vi vi_digits(const uint8_t *q)
+{
+    return vi_spread(q);
 }
 INLINE vi vi_quad(const uint8_t *q)
 {
     return _mm256_xor_si256(vi_digits(q), _mm256_set1_epi8((char)INT8_ZERO));
 }
+/* Products of 16 bits, each lane's two added to its sum. */
+INLINE vi vi_add_products(vi sum, vi a, vi b)
+{
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+}
 INLINE vi vi_dot(vi sum, vi quad, vi w)
 {
-    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(quad, w));
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    vi pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(quad, w));
+    return vi_add_products(sum, pairs, _mm256_set1_epi16(1));
 }
 /* Digits are at most 127 as they are. */
 INLINE vi vi_dot_digits(vi sum, vi quad, vi w)
 {
-    return _mm256_add_epi32(sum,
-                            _mm256_madd_epi16(_mm256_maddubs_epi16(quad, w), _mm256_set1_epi16(1)));
+    return vi_add_products(sum, _mm256_maddubs_epi16(quad, w), _mm256_set1_epi16(1));
 }
 INLINE void vi_store(int32_t *out, vi sum)
 {
@@ -68,18 +77,20 @@ INLINE void vi_store(int32_t *out, vi sum)
 /* The instructions of a product of many rows: two of the additions, the multiplication, the sum. */
 INLINE vi vi_spin(vi sum, vi quad, vi w)
 {
-    vi product = _mm256_madd_epi16(_mm256_add_epi16(quad, w), _mm256_sub_epi16(quad, w));
-    return _mm256_add_epi32(sum, product);
+    return vi_add_products(sum, _mm256_add_epi16(quad, w), _mm256_sub_epi16(quad, w));
 }
 #define VI_SPIN vi_spin
 
 #define INT8_TABLE int8_avx2
 #define INT8_NAME "avx2"
 #define MANY_ROWS 6 /* from here on sums_of_many() is the faster one */
+static void sums_of_many(const struct int8_rows *x, size_t rows, const struct int8_panel *p,
+                         int32_t *out);
 #include "engine/kernels/int8.inc"
 
-#define STRETCH 64 /* quads of k whose weights stay in L1, widened, while all rows pass over them */
-#define TURN 4 /* quads in a turn of the loop; a stretch that ends within one goes on with zeros */
+/* Quads of k whose weights stay in L1, widened, while all rows pass over them. One that ends within a turn of the
+ * loop goes on with zeros. */
+#define STRETCH 64
 #define MANY 4 /* rows of a tile */
 #define HALVES (PANEL_VECS / NARROW_VECS)
 #define LANES 16
@@ -100,16 +111,6 @@ INLINE void store16(int16_t *p, vi a)
 {
     _mm256_store_si256((__m256i *)(void *)p, a);
 }
-INLINE vi two_of_row(const int16_t *x)
-{
-    int32_t two;
-    memcpy(&two, x, sizeof two);
-    return _mm256_set1_epi32(two);
-}
-INLINE vi add_products(vi sum, vi a, vi b)
-{
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
-}
 
 static void widen_weights(struct wide *s, const int8_t *w, size_t quads, const int32_t *start)
 {
@@ -123,10 +124,10 @@ static void widen_weights(struct wide *s, const int8_t *w, size_t quads, const i
             vi even = _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8);
             store16(s->w[v / NARROW_VECS][i][v % NARROW_VECS][0], even);
             store16(s->w[v / NARROW_VECS][i][v % NARROW_VECS][1], odd);
-            own[v] = add_products(own[v], even, odd);
+            own[v] = vi_add_products(own[v], even, odd);
         }
     }
-    for (size_t i = quads; i % TURN > 0; i++)
+    for (size_t i = quads; i % UNROLLED > 0; i++)
         for (size_t half = 0; half < HALVES; half++)
             memset(s->w[half][i], 0, sizeof s->w[half][i]);
     UNROLL for (int v = 0; v < PANEL_VECS; v++)
@@ -149,7 +150,7 @@ static void widen_row(struct wide *s, size_t r, const uint8_t *q, size_t quads)
         vi first = _mm256_and_si256(a, _mm256_set1_epi16(0xff));
         store16(even + 2 * i, first);
         store16(odd + 2 * i, second);
-        own = add_products(own, first, second);
+        own = vi_add_products(own, first, second);
     }
     vi_store(sums, own);
     for (int j = 0; j < VI_COLS; j++)
@@ -159,7 +160,7 @@ static void widen_row(struct wide *s, size_t r, const uint8_t *q, size_t quads)
         odd[i] = q[2 * i + 1];
         all += even[i] * odd[i];
     }
-    for (; i % (2 * TURN) > 0; i++)
+    for (; i % (2 * UNROLLED) > 0; i++)
         even[i] = odd[i] = 0;
     s->own[r] = all;
 }
@@ -175,11 +176,11 @@ INLINE void many_quad(int R, vi sum[MANY][NARROW_VECS], const struct wide *s, si
     }
     UNROLL for (int r = 0; r < R; r++)
     {
-        vi x0 = two_of_row(s->x[r][0] + 2 * i), x1 = two_of_row(s->x[r][1] + 2 * i);
+        vi x0 = vi_spread(s->x[r][0] + 2 * i), x1 = vi_spread(s->x[r][1] + 2 * i);
         UNROLL for (int v = 0; v < NARROW_VECS; v++)
         {
-            sum[r][v] = add_products(sum[r][v], _mm256_add_epi16(x0, odd[v]),
-                                     _mm256_add_epi16(x1, even[v]));
+            sum[r][v] = vi_add_products(sum[r][v], _mm256_add_epi16(x0, odd[v]),
+                                        _mm256_add_epi16(x1, even[v]));
             IN_ORDER(sum[r][v]);
         }
     }
@@ -201,10 +202,10 @@ INLINE void many_tile(int R, const struct wide *s, size_t half, size_t quads, bo
             start = _mm256_add_epi32(start, vi_start_at(out + r * PACK_N + c + v * VI_COLS));
         sum[r][v] = start;
     }
-    for (size_t i = 0; i < quads; i += TURN) {
-        for (size_t u = 0; u < TURN; u += 2, next += 2 * step)
+    for (size_t i = 0; i < quads; i += UNROLLED) {
+        for (size_t u = 0; u < UNROLLED; u += 2, next += 2 * step)
             __builtin_prefetch((const void *)next, 0, 2);
-        UNROLL for (size_t u = 0; u < TURN; u++) many_quad(R, sum, s, half, i + u);
+        UNROLL for (size_t u = 0; u < UNROLLED; u++) many_quad(R, sum, s, half, i + u);
     }
     ahead->at = next;
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int v = 0; v < NARROW_VECS; v++)
@@ -235,8 +236,7 @@ static void sums_of_many(const struct int8_rows *x, size_t rows, const struct in
 {
     struct wide s;
     size_t tiles = (rows + MANY - 1) / MANY;
-    const void *after = p->next ? p->next : p->w + p->quads * QUAD_BYTES;
-    struct ahead ahead = {(uintptr_t)after, 0, QUAD_BYTES / HALVES / tiles};
+    struct ahead ahead = {.at = behind(p), .step = QUAD_BYTES / HALVES / tiles};
 
     for (size_t k = 0, n; k < p->quads; k += n) {
         n = p->quads - k < STRETCH ? p->quads - k : STRETCH;
