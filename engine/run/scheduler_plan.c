@@ -36,16 +36,22 @@
 
 /* ---- prompts ---- */
 
-/* What prompts cost whatever their rows is worth least_rows of them: a step for prompts alone, in which nobody
- * waits for the next token, takes enough rows to spend no more than a third on that. */
+/* What prompts cost whatever their rows is worth least_rows of them. So many rows are worth that often. */
+static int rows_worth(const struct scheduler *s, int times)
+{
+    int rows = times * s->model.least_rows;
+    return rows > LEAST_ROWS ? rows : LEAST_ROWS;
+}
+
+/* A step for prompts alone, in which nobody waits for the next token, takes enough rows to spend no more than a
+ * third on fixed costs. */
 static int prefill_budget(const struct scheduler *s, bool decoding)
 {
     double mixed = fmin(fmax(MIXED_PART * s->step_s, STEP_SECONDS_LEAST), STEP_SECONDS_MIXED);
     double seconds = decoding ? mixed : STEP_SECONDS;
     double rows = s->prefill_s_per_row > 0 ? seconds / s->prefill_s_per_row - s->model.least_rows
                                            : FIRST_ROWS;
-    int least = (decoding ? 1 : 2) * s->model.least_rows;
-    if (least < LEAST_ROWS) least = LEAST_ROWS;
+    int least = rows_worth(s, decoding ? 1 : 2);
     if (rows < least) rows = least;
     if (rows >= s->opt.prefill_chunk_tokens) return s->opt.prefill_chunk_tokens;
     return (int)rows / LEAST_ROWS * LEAST_ROWS;
@@ -71,13 +77,12 @@ static void choose_prompts(struct scheduler *s)
     }
 }
 
-/* A few last rows would cost a pass over the weights, or what prompts cost whatever their rows, of their own: they
- * come along, where there is room. */
+/* A few last rows would cost a pass over the weights, or fixed costs, of their own: they come along, where there is
+ * room. */
 static int take_ends(struct scheduler *s, int n)
 {
     struct step *st = &s->step;
-    int most = n + n / 2, few = st->n_decode > 0 ? 0 : s->model.least_rows;
-    if (few < LEAST_ROWS) few = LEAST_ROWS;
+    int most = n + n / 2, few = rows_worth(s, st->n_decode > 0 ? 0 : 1);
     if (most > s->opt.prefill_chunk_tokens) most = s->opt.prefill_chunk_tokens;
     for (int i = st->n_decode; i < st->n_seqs; i++) {
         int left = st->of[i]->n_feed - st->of[i]->pos - st->seqs[i].n;
