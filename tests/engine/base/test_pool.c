@@ -162,29 +162,29 @@ START_TEST(an_idle_pool_uses_no_cpu)
 }
 END_TEST
 
+#define PARTS 4 /* threads, and pieces that wait for each other */
+
 static void rendezvous(void *arg, size_t begin, size_t end, int worker)
 {
     atomic_int *here = arg;
     (void)begin, (void)end, (void)worker;
     atomic_fetch_add(here, 1);
-    while (atomic_load(here) < 4)
+    while (atomic_load(here) < PARTS)
         sched_yield();
 }
 
 START_TEST(all_threads_work_at_once)
 {
-    struct pool *p = new_pool(4);
+    struct pool *p = new_pool(PARTS);
     for (int i = 0; i < 20; i++) { /* hangs if a piece waits for a thread that never comes */
         atomic_int here = 0;
-        pool_for(p, 4, 1, rendezvous, &here);
-        ck_assert_int_eq(here, 4);
+        pool_for(p, PARTS, 1, rendezvous, &here);
+        ck_assert_int_eq(here, PARTS);
         if (i % 2) nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
     }
     pool_free(p);
 }
 END_TEST
-
-#define PARTS 4
 
 struct part {
     const struct pool *pool;
@@ -198,9 +198,7 @@ static void note_part(void *arg, size_t begin, size_t end, int worker)
     struct part *j = arg;
     size_t from = worker ? pool_part_end(j->pool, j->n, j->grain, worker - 1) : 0;
     if (begin < from || end > pool_part_end(j->pool, j->n, j->grain, worker)) j->elsewhere++;
-    atomic_fetch_add(&j->here, 1);
-    while (atomic_load(&j->here) < PARTS)
-        sched_yield();
+    rendezvous(&j->here, begin, end, worker);
 }
 
 /* Whatever the sizes, a worker begins with what is its own: the same part of every job. */
