@@ -19,7 +19,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define VI_COLS 8
-#define TILE_ROWS 5
+#define TILE_ROWS 3
 #define WIDE_ROWS 3
 #define OPAQUE(a) __asm__ volatile("" : "+x"(a))
 #define IN_ORDER OPAQUE
@@ -91,13 +91,14 @@ static void sums_of_many(const struct int8_rows *x, size_t rows, const struct in
 /* Quads of k whose weights stay in L1, widened, while all rows pass over them. One that ends within a turn of the
  * loop goes on with zeros. */
 #define STRETCH 64
-#define MANY 4 /* rows of a tile */
-#define HALVES (PANEL_VECS / NARROW_VECS)
+#define MANY 4   /* rows of a tile */
+#define HALVES 2 /* of a panel, one of which a tile takes */
+#define HALF_VECS (PANEL_VECS / HALVES)
 #define LANES 16
 
 /* A stretch of k: weights of the panel and a tile of rows in 16 bits, even and odd values of k apart. */
 struct wide {
-    alignas(32) int16_t w[HALVES][STRETCH][NARROW_VECS][2][LANES];
+    alignas(32) int16_t w[HALVES][STRETCH][HALF_VECS][2][LANES];
     alignas(32) int16_t x[MANY][2][2 * STRETCH];
     int32_t start[PACK_N]; /* less the columns' own products */
     int32_t own[MANY];     /* the rows' own products */
@@ -122,8 +123,8 @@ static void widen_weights(struct wide *s, const int8_t *w, size_t quads, const i
         {
             vi a = vi_load(w + v * VI_COLS * INT8_QUAD), odd = _mm256_srai_epi16(a, 8);
             vi even = _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8);
-            store16(s->w[v / NARROW_VECS][i][v % NARROW_VECS][0], even);
-            store16(s->w[v / NARROW_VECS][i][v % NARROW_VECS][1], odd);
+            store16(s->w[v / HALF_VECS][i][v % HALF_VECS][0], even);
+            store16(s->w[v / HALF_VECS][i][v % HALF_VECS][1], odd);
             own[v] = vi_add_products(own[v], even, odd);
         }
     }
@@ -165,11 +166,11 @@ static void widen_row(struct wide *s, size_t r, const uint8_t *q, size_t quads)
     s->own[r] = all;
 }
 
-INLINE void many_quad(int R, vi sum[MANY][NARROW_VECS], const struct wide *s, size_t half, size_t i)
+INLINE void many_quad(int R, vi sum[MANY][HALF_VECS], const struct wide *s, size_t half, size_t i)
 {
-    vi even[NARROW_VECS], odd[NARROW_VECS];
+    vi even[HALF_VECS], odd[HALF_VECS];
 
-    UNROLL for (int v = 0; v < NARROW_VECS; v++)
+    UNROLL for (int v = 0; v < HALF_VECS; v++)
     {
         even[v] = load16(s->w[half][i][v][0]);
         odd[v] = load16(s->w[half][i][v][1]);
@@ -177,7 +178,7 @@ INLINE void many_quad(int R, vi sum[MANY][NARROW_VECS], const struct wide *s, si
     UNROLL for (int r = 0; r < R; r++)
     {
         vi x0 = vi_spread(s->x[r][0] + 2 * i), x1 = vi_spread(s->x[r][1] + 2 * i);
-        UNROLL for (int v = 0; v < NARROW_VECS; v++)
+        UNROLL for (int v = 0; v < HALF_VECS; v++)
         {
             sum[r][v] = vi_add_products(sum[r][v], _mm256_add_epi16(x0, odd[v]),
                                         _mm256_add_epi16(x1, even[v]));
@@ -190,11 +191,11 @@ INLINE void many_quad(int R, vi sum[MANY][NARROW_VECS], const struct wide *s, si
 INLINE void many_tile(int R, const struct wide *s, size_t half, size_t quads, bool first,
                       struct ahead *ahead, int32_t *out)
 {
-    const size_t c = half * NARROW_VECS * VI_COLS, step = ahead->step;
+    const size_t c = half * HALF_VECS * VI_COLS, step = ahead->step;
     uintptr_t next = ahead->at;
-    vi sum[MANY][NARROW_VECS];
+    vi sum[MANY][HALF_VECS];
 
-    UNROLL for (int r = 0; r < R; r++) UNROLL for (int v = 0; v < NARROW_VECS; v++)
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int v = 0; v < HALF_VECS; v++)
     {
         vi start = vi_start_at(s->start + c + v * VI_COLS);
         start = _mm256_sub_epi32(start, _mm256_set1_epi32(s->own[r]));
@@ -208,7 +209,7 @@ INLINE void many_tile(int R, const struct wide *s, size_t half, size_t quads, bo
         UNROLL for (size_t u = 0; u < UNROLLED; u++) many_quad(R, sum, s, half, i + u);
     }
     ahead->at = next;
-    UNROLL for (int r = 0; r < R; r++) UNROLL for (int v = 0; v < NARROW_VECS; v++)
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int v = 0; v < HALF_VECS; v++)
         vi_store(out + r * PACK_N + c + v * VI_COLS, sum[r][v]);
 }
 

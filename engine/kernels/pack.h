@@ -21,6 +21,9 @@
  * instruction set. */
 #define PACK_N 32
 
+/* How far ahead of their use kernels that stream panels ask for weights from memory. */
+#define PACK_AHEAD_BYTES 16384
+
 struct packed {
     enum dtype dtype;
     size_t k, n;    /* logical shape: k inputs, n outputs */

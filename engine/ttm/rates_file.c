@@ -11,7 +11,7 @@
 
 #include "engine/base/paths.h"
 
-#define HEADER "ttmd rates 2\n"
+#define HEADER "ttmd rates 3\n"
 #define MAX_BYTES 4096
 #define MAX_CACHE 0x1p40
 

@@ -7,7 +7,7 @@
 /* The machine's rates, kept in a small text file from one start to the next: a start takes no time
  * for measuring, and plans, hence the last bits of answers, stay what they were.
  *
- *     ttmd rates 2
+ *     ttmd rates 3
  *     machine AMD EPYC, avx512, 2 threads, F32
  *     flops_few 4.2e+10
  *     ...

@@ -110,7 +110,7 @@ START_TEST(rates_are_kept)
     daemon_start(&d, daemon_ttm_model(), (const char *const[]){"--calibration-file", file, NULL});
     daemon_stop(&d);
     char *first = read_file(file, NULL);
-    ck_assert_ptr_nonnull(strstr(first, "ttmd rates 2\nmachine "));
+    ck_assert_ptr_nonnull(strstr(first, "ttmd rates 3\nmachine "));
     daemon_start(&d, daemon_ttm_model(), (const char *const[]){"--calibration-file", file, NULL});
     daemon_stop(&d);
     char *second = read_file(file, NULL);
