@@ -5,10 +5,11 @@
  *
  *     load PORT CLIENTS [SECONDS [PROMPT_TOKENS MAX_TOKENS VOCAB]]
  *
- * Prompts are random ids, different for every request, so that nothing can be reused. What counts is a
- * window of time in which all clients are busy: a fixed number of requests would end in a time when they
- * run out, and the fewer requests the larger its part. Requests reach over both ends of the window; of each,
- * tokens count by the part of its stream that lies within. The process is only threads that wait.
+ * Prompts are random ids, different for every request and in every run, so that nothing can be reused: neither
+ * of this run nor of one before it. What counts is a window of time in which all clients are busy: a fixed
+ * number of requests would end in a time when they run out, and the fewer requests the larger its part.
+ * Requests reach over both ends of the window; of each, tokens count by the part of its stream that lies
+ * within. The process is only threads that wait.
  *
  * Models of random weights repeat tokens, and many of those are halves of a character, whose text waits for
  * the other half. So ids are asked for, which makes every token an event, and tokens that come together share
@@ -43,6 +44,7 @@ struct client {
 
 struct run {
     int port, n_clients, prompt_tokens, max_tokens, vocab;
+    uint64_t number;     /* of this run: no other has it */
     uint64_t begin, end; /* of the window */
     atomic_bool stop;
     struct client *clients;
@@ -67,10 +69,10 @@ static void make_body(const struct client *c, int request, struct buf *b)
     const struct run *r = c->run;
     buf_puts(b, "{\"prompt\":[");
     for (int i = 0; i < r->prompt_tokens; i++)
-        buf_printf(
-            b, i ? ",%d" : "%d",
-            (int)(rng_uniform((uint64_t)c->number << 32 | (unsigned)request, 1, (uint64_t)i) *
-                  r->vocab));
+        buf_printf(b, i ? ",%d" : "%d",
+                   (int)(rng_uniform((uint64_t)c->number << 32 | (unsigned)request, r->number,
+                                     (uint64_t)i) *
+                         r->vocab));
     buf_printf(b,
                "],\"max_tokens\":%d,\"temperature\":0,\"ignore_eos\":true,\"stream\":true,"
                "\"return_token_ids\":true}",
@@ -223,7 +225,8 @@ int main(int argc, char **argv)
     }
     r.clients = mem_calloc((size_t)r.n_clients, sizeof *r.clients);
     uint64_t length = (unsigned)seconds * CLOCK_NS_PER_S;
-    r.begin = clock_ns() + length / 3; /* the first third is for all to have come under way */
+    r.number = clock_ns();
+    r.begin = r.number + length / 3; /* the first third is for all to have come under way */
     r.end = r.begin + length;
     for (int i = 0; i < r.n_clients; i++) {
         r.clients[i] = (struct client){.run = &r, .number = i};
