@@ -5,6 +5,8 @@
  * sequence find its keys in the cache. */
 #include "engine/gpt2/attention.h"
 
+#include <string.h>
+
 #include "engine/base/mem.h"
 
 size_t attention_floats(const struct gpt2 *m)
@@ -100,33 +102,6 @@ static void attend(const struct step *s, int layer, const struct tile *t, size_t
     s->c->k->attend[kv_slot(kv->dtype)](&a);
 }
 
-/* The first tile at or behind a row. */
-static const struct tile *tile_from(const struct step *s, size_t row)
-{
-    size_t low = 0, high = s->n_tiles;
-
-    while (low < high) {
-        size_t mid = low + (high - low) / 2;
-        if ((size_t)s->tiles[mid].row0 < row)
-            low = mid + 1;
-        else
-            high = mid;
-    }
-    return s->tiles + low;
-}
-
-void attention_rows(const struct step *s, int layer, size_t begin, size_t end, float *out,
-                    size_t ldo, int worker)
-{
-    const struct tile *first = tile_from(s, begin), *last = tile_from(s, end);
-
-    for (size_t h = 0; h < (size_t)s->kv->n_head; h++)
-        for (const struct tile *t = first; t < last; t++) {
-            const struct place to = {out + ((size_t)t->row0 - begin) * ldo, ldo, worker, false};
-            attend(s, layer, t, h, &to);
-        }
-}
-
 /* ---- all rows, over the pool ---- */
 
 struct work {
@@ -141,9 +116,16 @@ static struct computed in_wide(const struct step *s)
     return (struct computed){s->wide + c, s->wide + 2 * c, 3 * c, 0};
 }
 
+/* Rows of the leading tiles that are singles. */
+static size_t single_rows(const struct step *s)
+{
+    return s->singles < s->n_tiles ? (size_t)s->tiles[s->singles].row0 : s->t;
+}
+
+/* Those whose keys and values are stored when they are attended to. */
 static size_t late_rows(const struct step *s)
 {
-    return s->late < s->n_tiles ? (size_t)s->tiles[s->late].row0 : s->t;
+    return s->late ? single_rows(s) : 0;
 }
 
 static void put_task(void *arg, size_t begin, size_t end, int worker)
@@ -174,7 +156,8 @@ static void attend_task(void *arg, size_t begin, size_t end, int worker)
         size_t row = (size_t)t->row0;
         const struct place to = {s->a + row * s->ld_a, s->ld_a, worker,
                                  i < single && h + 1 < heads && i + 1 < end};
-        if (tile < s->late) put_heads(s, w->layer, row, row + (size_t)t->nq, h, h + 1, &from);
+        if (i < single && s->late)
+            put_heads(s, w->layer, row, row + (size_t)t->nq, h, h + 1, &from);
         attend(s, w->layer, t, h, &to);
     }
 }
@@ -187,14 +170,57 @@ void attention_put_all(struct step *s, int layer)
              &w);
 }
 
-void attention_all(struct step *s, int layer)
+/* The first n tiles. */
+static void attend_tiles(struct step *s, int layer, size_t n)
 {
     size_t heads = (size_t)s->kv->n_head, d = (size_t)s->kv->d, keys = 0;
     struct work w = {s, layer};
 
-    for (size_t i = 0; i < s->n_tiles; i++)
+    for (size_t i = 0; i < n; i++)
         keys += (size_t)s->tiles[i].nq * (size_t)(s->tiles[i].pos0 + s->tiles[i].nq);
-    size_t items = heads * s->n_tiles, each = (size_t)pool_threads(s->c->pool) * PIECES;
-    size_t grain = mem_most(items / each, step_grain(2 * d * keys / s->n_tiles));
+    size_t items = heads * n, each = (size_t)pool_threads(s->c->pool) * PIECES;
+    size_t grain = mem_most(items / each, step_grain(2 * d * keys / n));
     pool_for(s->c->pool, items, grain, attend_task, &w);
+}
+
+void attention_all(struct step *s, int layer)
+{
+    attend_tiles(s, layer, s->n_tiles);
+}
+
+void attention_singles(struct step *s, int layer)
+{
+    if (s->singles) attend_tiles(s, layer, s->singles);
+}
+
+/* ---- a block of rows, by one thread ---- */
+
+/* The first tile at or behind a row. */
+static const struct tile *tile_from(const struct step *s, size_t row)
+{
+    size_t low = 0, high = s->n_tiles;
+
+    while (low < high) {
+        size_t mid = low + (high - low) / 2;
+        if ((size_t)s->tiles[mid].row0 < row)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    return s->tiles + low;
+}
+
+void attention_rows(const struct step *s, int layer, size_t begin, size_t end, float *out,
+                    size_t ldo, int worker)
+{
+    size_t done = single_rows(s), c = (size_t)s->m->cfg.n_embd;
+    const struct tile *first = tile_from(s, mem_most(begin, done)), *last = tile_from(s, end);
+
+    for (size_t r = begin; r < end && r < done; r++)
+        memcpy(out + (r - begin) * ldo, s->a + r * s->ld_a, c * sizeof *out);
+    for (size_t h = 0; h < (size_t)s->kv->n_head; h++)
+        for (const struct tile *t = first; t < last; t++) {
+            const struct place to = {out + ((size_t)t->row0 - begin) * ldo, ldo, worker, false};
+            attend(s, layer, t, h, &to);
+        }
 }

@@ -202,7 +202,7 @@ void blocks_front(struct step *s, int layer)
 
     s->q = s->wide;
     s->ldq = (size_t)s->m->cfg.n_embd;
-    s->late = 0;
+    s->late = false;
     pool_for(s->c->pool, s->blocks, 1, front_task, &w);
 }
 
@@ -210,5 +210,6 @@ void blocks_back(struct step *s, int layer, bool next)
 {
     struct work w = {s, layer, next};
 
+    attention_singles(s, layer);
     pool_for(s->c->pool, s->blocks, 1, back_task, &w);
 }

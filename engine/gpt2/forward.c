@@ -105,12 +105,14 @@ static size_t count_rows(const struct gpt2 *m, const struct gpt2_step *in)
     return t;
 }
 
-/* Rows of q from j on that one tile takes: no more than to the end of the sequence, or of a block of rows. */
-static int tile_rows(const struct step *s, const struct gpt2_seq *q, int row, int j, size_t *block)
+/* Rows of q from j on that one tile takes: no more than to the end of the sequence, or of a block of rows unless
+ * `single`. */
+static int tile_rows(const struct step *s, const struct gpt2_seq *q, int row, int j, bool single,
+                     size_t *block)
 {
     int n = q->n - j < ATTEND_MAX_Q ? q->n - j : ATTEND_MAX_Q;
 
-    if (s->blocks == 0) return n;
+    if (s->blocks == 0 || single) return n;
     while (blocks_begin(s, *block + 1) <= (size_t)(row + j))
         ++*block;
     int left = (int)blocks_begin(s, *block + 1) - (row + j);
@@ -124,16 +126,17 @@ static void lay_out(struct step *s)
     s->n_tiles = s->singles = 0;
     for (int i = 0; i < s->in->n_seqs; i++) {
         const struct gpt2_seq *q = &s->in->seqs[i];
+        bool single = q->n <= ATTEND_MAX_Q && s->singles == s->n_tiles;
         for (int j = 0; j < q->n; j++) {
             s->row_seq[row + j] = i;
             s->row_pos[row + j] = q->pos0 + j;
         }
         for (int j = 0, nq; j < q->n; j += nq) {
-            nq = tile_rows(s, q, row, j, &block);
-            if (nq == q->n && s->singles == s->n_tiles) s->singles++;
+            nq = tile_rows(s, q, row, j, single, &block);
             s->tiles[s->n_tiles++] =
                 (struct tile){.seq = i, .row0 = row + j, .pos0 = q->pos0 + j, .nq = nq};
         }
+        s->singles += single;
         row += q->n;
     }
 }
@@ -194,7 +197,7 @@ static void qkv_by_layer(struct step *s, int i, bool late)
     tap(s, i, "qkv", s->wide, 3 * c);
     s->q = s->wide;
     s->ldq = 3 * c;
-    s->late = late ? s->singles : 0;
+    s->late = late;
     attention_put_all(s, i);
 }
 

@@ -26,10 +26,10 @@ struct step {
     size_t ldq;
     int32_t *row_seq;   /* (T) sequence of a row */
     int32_t *row_pos;   /* (T) its position */
-    struct tile *tiles; /* (n_tiles <= T) in the order of their rows; none lies in two blocks */
+    struct tile *tiles; /* (n_tiles <= T) in the order of their rows; none but singles lies in two blocks */
     size_t n_tiles;
-    size_t singles; /* leading tiles that are all rows of their sequences */
-    size_t late;    /* leading tiles whose keys and values attention itself is to store */
+    size_t singles; /* leading tiles that are all rows of their sequences: those that decode, mostly */
+    bool late;      /* attention itself is to store the keys and values of singles */
     float *attend;  /* (threads, attention_floats()) */
     float *linear;  /* for linear_apply(), or of blocks */
 };

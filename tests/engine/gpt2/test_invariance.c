@@ -9,7 +9,7 @@
 #include "tests/support/harness.h"
 #include "tests/support/make_model.h"
 
-enum { N = 61, V = 101, SEQS = 5 };
+enum { N = 61, V = 101, SEQS = 5, MANY = 8 };
 
 struct row_set {
     float logits[N][V];
@@ -187,7 +187,7 @@ static const struct {
 
 static void compare_ways(struct gpt2_run *r, const struct gpt2_piece *p, int seqs, int rows)
 {
-    static float logits[2][SEQS * N * V];
+    static float logits[2][MANY * N * V];
     int looks = 0;
     gpt2_run_step(r, p, seqs, logits[0]);
     r->tap = look_away;
@@ -202,24 +202,26 @@ START_TEST(blocks_and_layers)
 {
     struct make_model o = model;
     const char *dir = temp_dir();
-    struct gpt2_piece p[SEQS];
-    int32_t ids[SEQS][N];
+    struct gpt2_piece p[MANY];
+    int32_t ids[MANY][N];
     int counted = 0;
     o.ttm[0] = in_blocks[_i].c_attn;
     o.ttm[2] = in_blocks[_i].c_fc;
     make_model(dir, &o);
-    for (int s = 0; s < SEQS; s++)
+    for (int s = 0; s < MANY; s++)
         random_tokens(ids[s], N, V, (uint64_t)s);
-    for (int run = 0; run < 10; run++) {
-        int threads = 1 + run / 2, shorts = run % 2 * 2; /* sequences of few rows, first of all */
+    for (int run = 0; run < 15; run++) {
+        /* sequences of few rows, first of all; so many that blocks begin within one */
+        static const int few[][MANY] = {{0}, {5, 1}, {7, 7, 7, 7, 7, 7, 7}};
+        int threads = 1 + run / 3;
         struct gpt2_run r;
         const struct gpt2_options how = {.dtype = in_blocks[_i].held};
-        gpt2_run_open_with(&r, dir, &how, threads, NULL, DTYPE_I8, SEQS, SEQS * N);
-        for (int seqs = 1, rows = 0; seqs <= SEQS; seqs++) {
+        gpt2_run_open_with(&r, dir, &how, threads, NULL, DTYPE_I8, MANY, MANY * N);
+        for (int seqs = 1, rows = 0; seqs <= MANY; seqs++) {
             for (int s = 0; s < seqs; s++) /* with keys that are not in the store yet */
                 p[s] = (struct gpt2_piece){.seq = s,
-                                           .n = s < shorts ? 5 - 4 * s : N - s,
-                                           .tokens = ids[(s + seqs) % SEQS]};
+                                           .n = few[run % 3][s] ? few[run % 3][s] : N - s,
+                                           .tokens = ids[(s + seqs) % MANY]};
             rows += p[seqs - 1].n;
             compare_ways(&r, p, seqs, rows);
             counted += blocks_count(r.m, (size_t)rows, threads) > 0;
