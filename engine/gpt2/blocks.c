@@ -8,8 +8,9 @@
  *             front of the next layer
  *
  * so that its rows stay in one core's L2 cache while the weights pass by, from L3 where the threads are about
- * at the same place, and there is one barrier in a layer. Blocks are about equal, as many as the threads
- * share evenly, and begin at multiples of the queries that attention takes at once. */
+ * at the same place, and there is one barrier in a layer. Blocks are equal but for one row, as many as the
+ * threads share evenly: no thread waits for another's longer one. Where sequences decode, attention of their rows,
+ * the first of the step, is another task for all threads, ahead of `back`. */
 #include "engine/gpt2/blocks.h"
 
 #include <string.h>
@@ -19,8 +20,7 @@
 #include "engine/gpt2/norm.h"
 
 /* Rows of a block: (n_inner) floats of each, and as many bytes, are to fit in 1-2 MiB of L2. */
-#define USUAL_ROWS 64
-#define MOST_ROWS (USUAL_ROWS + ATTEND_MAX_Q)
+#define MOST_ROWS 64
 /* For each thread; with fewer the weights are the traffic, which threads then had better share. */
 #define LEAST_ROWS 32
 
@@ -60,7 +60,7 @@ bool blocks_back_suits(const struct gpt2_layer *l)
 
 size_t blocks_count(const struct gpt2 *m, size_t t, int threads)
 {
-    size_t each = (size_t)threads, round = each * USUAL_ROWS;
+    size_t each = (size_t)threads, round = each * MOST_ROWS;
 
     if (t < each * LEAST_ROWS) return 0;
     for (int i = 0; i < m->cfg.n_layer; i++)
@@ -71,9 +71,7 @@ size_t blocks_count(const struct gpt2 *m, size_t t, int threads)
 
 size_t blocks_begin(const struct step *s, size_t i)
 {
-    size_t row = i * s->t / s->blocks;
-
-    return i == s->blocks ? s->t : (row + ATTEND_MAX_Q / 2) / ATTEND_MAX_Q * ATTEND_MAX_Q;
+    return i * s->t / s->blocks;
 }
 
 /* ---- scratch ---- */
