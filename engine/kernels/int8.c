@@ -19,16 +19,16 @@ static void sums(const struct int8_rows *x, size_t rows, const struct int8_panel
     }
 }
 
-static void keys(const uint8_t *q, size_t ld, size_t rows, const void *const *tile, size_t n,
-                 size_t quads, int32_t *out, size_t ldo)
+static void keys(const uint8_t *q, size_t ld, size_t rows, const struct int8_keys *k, int32_t *out,
+                 size_t ldo)
 {
     for (size_t r = 0; r < rows; r++)
-        for (size_t j = 0; j < n * KV_BLOCK; j++) {
-            const int8_t *k = (const int8_t *)tile[j / KV_BLOCK] + j % KV_BLOCK * INT8_QUAD;
+        for (size_t j = 0; j < k->n * KV_BLOCK; j++) {
+            const int8_t *key = (const int8_t *)k->tile[j / KV_BLOCK] + j % KV_BLOCK * INT8_QUAD;
             int32_t sum = 0;
-            for (size_t i = 0; i < quads * INT8_QUAD; i++)
+            for (size_t i = 0; i < k->quads * INT8_QUAD; i++)
                 sum += ((int32_t)q[r * ld + i] - INT8_ZERO) *
-                       k[i / INT8_QUAD * INT8_QUAD * KV_BLOCK + i % INT8_QUAD];
+                       key[i / INT8_QUAD * INT8_QUAD * KV_BLOCK + i % INT8_QUAD];
             out[r * ldo + j] = sum;
         }
 }

@@ -46,6 +46,14 @@ struct int8_panel {
 #define INT8_WEIGHT (INT8_DIGIT * INT8_DIGIT - 1) /* the largest */
 #define INT8_MAX_POSITIONS 131072                 /* 127 * 128 times as many fits in 31 bits */
 
+/* Keys of some positions of one head; borrowed. */
+struct int8_keys {
+    const void *const *
+        tile; /* (n) each (quads, KV_BLOCK, INT8_QUAD) int8, then (KV_BLOCK) int32 shifts as a panel's */
+    size_t n, quads;
+    size_t next; /* bytes from a tile to what is wanted after it, or 0: only prefetched */
+};
+
 /* The values of all positions of one head, a tile of KV_BLOCK after the other; borrowed. */
 struct int8_values {
     const char *base; /* tile j is at base + blocks[j] * block_bytes */
@@ -53,6 +61,7 @@ struct int8_values {
     size_t block_bytes;
     size_t n;        /* tiles, each (KV_BLOCK / INT8_QUAD, channels, INT8_QUAD) int8 */
     size_t channels; /* a multiple of 16 */
+    size_t next;     /* as for keys */
 };
 
 /* What differs between instruction sets; all give the same numbers. */
@@ -65,11 +74,10 @@ struct int8_kernels {
 
     /* keys -- queries times keys: out[r][j * KV_BLOCK + p] = sum over i of (q[r][i] - INT8_ZERO) * key p of
      * tile j, exactly.
-     *   q     (rows <= 8, INT8_QUAD * quads), stride ld bytes
-     *   tile  (n) each (quads, KV_BLOCK, INT8_QUAD) int8, then (KV_BLOCK) int32 shifts as a panel's
-     *   out   (rows, n * KV_BLOCK) int32, stride ldo; overwritten */
-    void (*keys)(const uint8_t *q, size_t ld, size_t rows, const void *const *tile, size_t n,
-                 size_t quads, int32_t *out, size_t ldo);
+     *   q    (rows <= 8, INT8_QUAD * quads), stride ld bytes
+     *   out  (rows, n * KV_BLOCK) int32, stride ldo; overwritten */
+    void (*keys)(const uint8_t *q, size_t ld, size_t rows, const struct int8_keys *k, int32_t *out,
+                 size_t ldo);
 
     /* values -- weighted sums of values: out[2 r + s][c] = sum over positions of digit s of row r there times
      * value c, exactly.

@@ -185,10 +185,10 @@ static void sums(const struct int8_rows *x, size_t rows, const struct int8_panel
     _tile_release();
 }
 
-static void keys(const uint8_t *q, size_t ld, size_t rows, const void *const *tile, size_t n,
-                 size_t quads, int32_t *out, size_t ldo)
+static void keys(const uint8_t *q, size_t ld, size_t rows, const struct int8_keys *k, int32_t *out,
+                 size_t ldo)
 {
-    int8_avx512vnni.keys(q, ld, rows, tile, n, quads, out, ldo);
+    int8_avx512vnni.keys(q, ld, rows, k, out, ldo);
 }
 
 static void values(const struct int8_values *v, const uint8_t *digits, size_t ld, size_t rows,

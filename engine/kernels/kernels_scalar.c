@@ -239,7 +239,8 @@ static void score_int8(const struct attend *a, const float *q, float *s, int pos
     quantise(whole, quads * INT8_QUAD, &scale, q, d);
     for (int p = 0; p < positions; p++) {
         const void *k = tile_of(a, p, a->k_offset);
-        if (p % KV_BLOCK == 0) a->int8->keys(whole, 0, 1, &k, 1, quads, sum, 0);
+        const struct int8_keys keys = {.tile = &k, .n = 1, .quads = quads};
+        if (p % KV_BLOCK == 0) a->int8->keys(whole, 0, 1, &keys, sum, 0);
         s[p] =
             (float)sum[p % KV_BLOCK] * (scale * a->scale) * kv_scale(k, kv_k_bytes(d, DTYPE_I8), p);
     }
@@ -292,8 +293,11 @@ static void attend_whole(const struct attend *a, const float *q, float *out, int
     float *s = a->scratch, sum = 0;
     int32_t *sums = (int32_t *)(void *)(s + blocks * KV_BLOCK);
     uint8_t *digits = (uint8_t *)(sums + 2 * dp);
-    const struct int8_values values = {(const char *)a->kv + a->v_offset, a->blocks, a->block_bytes,
-                                       blocks, dp};
+    const struct int8_values values = {.base = (const char *)a->kv + a->v_offset,
+                                       .blocks = a->blocks,
+                                       .block_bytes = a->block_bytes,
+                                       .n = blocks,
+                                       .channels = dp};
 
     score_int8(a, q, s, positions);
     float m = max(s, (size_t)positions);

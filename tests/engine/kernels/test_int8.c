@@ -129,8 +129,9 @@ START_TEST(keys_are_exact)
     for (int t = 0; t < n_tables; t++)
         for (size_t rows = 1; rows <= QUERIES; rows++)
             for (size_t n = 1; n <= TILES; n++) {
+                const struct int8_keys k = {(const void *const *)tile, n, quads, 64};
                 memset(out, 0x55, QUERIES * LDO * sizeof *out);
-                all[t]->keys(q, ld, rows, (const void *const *)tile, n, quads, out, LDO);
+                all[t]->keys(q, ld, rows, &k, out, LDO);
                 for (size_t i = 0; i < QUERIES * LDO; i++) {
                     size_t r = i / LDO, j = i % LDO;
                     int32_t want = 0x55555555;
