@@ -10,6 +10,9 @@
  * steps have lately taken: who reads a stream sees steps of one length and now and then one of twice that,
  * and not, where decoding is fast, gaps of many. With d for a step without prompts and half
  * of the steps with them, those take 2.5 d; where nearly all have prompts they may take longer, all alike.
+ * Where more sequences have come with prompts than decode, and the first of them for some time, prompts may add as
+ * many times more: a few that decode fast would else leave them so little that as many end as begin, and the
+ * others stay for seconds.
  *
  * Guesses (speculative decoding): a decode step mostly waits for weights, rows beyond the first are
  * cheap while there are few. A guess is worth a row while the chance that it is right exceeds what
@@ -20,12 +23,15 @@
  * would have been guessed. All of that changes when tokens come, never which: see scheduler_step.c. */
 #include <math.h>
 
+#include "engine/base/clock.h"
 #include "engine/run/scheduler_seq.h"
 
 #define STEP_SECONDS 0.100 /* a step of prompts alone */
 #define MIXED_PART 0.85    /* of lately a step's seconds: what prompts may add to a decode step, */
 #define STEP_SECONDS_MIXED 0.080 /* but no more than this */
-#define STEP_SECONDS_LEAST 0.015 /* and no less than this */
+#define STEP_SECONDS_LEAST 0.015 /* and no less than this; */
+#define MOST_CROWD 4.0           /* times as much for a crowd of prompts */
+#define PATIENCE_SECONDS 0.5     /* that has waited so long */
 #define FIRST_ROWS 64            /* before anything was measured */
 #define LEAST_ROWS 16
 #define AVERAGE 0.25 /* weight of the newest measurement */
@@ -43,12 +49,32 @@ static int rows_worth(const struct scheduler *s, int times)
     return rows > LEAST_ROWS ? rows : LEAST_ROWS;
 }
 
+/* How many times more than usually prompts may add to the step. */
+static double crowd(const struct scheduler *s)
+{
+    const struct step *st = &s->step;
+    const struct job *first = st->of[st->n_decode]->job;
+    double times = (double)(st->n_seqs - st->n_decode) / st->n_decode;
+    double waited =
+        (double)(clock_ns() - atomic_load_explicit(&first->admitted_ns, memory_order_relaxed));
+
+    if (times < 1 || waited < PATIENCE_SECONDS * CLOCK_NS_PER_S) return 1;
+    return fmin(times, MOST_CROWD);
+}
+
+/* What prompts may add to a step with sequences that decode. */
+static double mixed_seconds(const struct scheduler *s)
+{
+    double part = MIXED_PART * crowd(s) * s->step_s;
+    return fmin(fmax(part, STEP_SECONDS_LEAST), STEP_SECONDS_MIXED);
+}
+
 /* A step for prompts alone, in which nobody waits for the next token, takes enough rows to spend no more than a
  * third on fixed costs. */
-static int prefill_budget(const struct scheduler *s, bool decoding)
+static int prefill_budget(const struct scheduler *s)
 {
-    double mixed = fmin(fmax(MIXED_PART * s->step_s, STEP_SECONDS_LEAST), STEP_SECONDS_MIXED);
-    double seconds = decoding ? mixed : STEP_SECONDS;
+    bool decoding = s->step.n_decode > 0;
+    double seconds = decoding ? mixed_seconds(s) : STEP_SECONDS;
     double rows = s->prefill_s_per_row > 0 ? seconds / s->prefill_s_per_row - s->model.least_rows
                                            : FIRST_ROWS;
     int least = rows_worth(s, decoding ? 1 : 2);
@@ -167,7 +193,7 @@ void scheduler_plan(struct scheduler *s)
     st->n_decode = st->n_decode_rows = st->n_seqs;
     add_guesses(s);
     choose_prompts(s);
-    if (st->n_seqs > st->n_decode) share_rows(s, prefill_budget(s, st->n_decode > 0));
+    if (st->n_seqs > st->n_decode) share_rows(s, prefill_budget(s));
 }
 
 /* ---- costs ---- */
