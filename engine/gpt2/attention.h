@@ -8,8 +8,8 @@
 void attention_put(const struct step *s, int layer, size_t begin, size_t end, const float *k,
                    const float *v, size_t ld);
 
-/* attention_rows -- attention of rows [begin, end) of s->blocks to the store; all positions that they may see are there,
- * and of singles what attention_singles() has put into s->a.
+/* attention_rows -- attention of rows [begin, end) of s->blocks to the store; all positions that they may see are
+ * there, and of singles what attention_singles() has put into s->a.
  *   out     (end - begin, C) of these rows, stride ldo floats; overwritten
  *   worker  whose scratch it takes */
 void attention_rows(const struct step *s, int layer, size_t begin, size_t end, float *out,
