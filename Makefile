@@ -212,16 +212,24 @@ $(O)/obj/%_neondot.o: ALL_CFLAGS += $(FAST) $(ISA_neondot)
 $(O)/obj/%.o: %.c $(O)/flags
 	@mkdir -p $(@D)
 	@echo "  CC $(VARIANT) $<"
-	@$(CC) $(CPPFLAGS) $(ALL_CFLAGS) $(if $(filter server/% models/% config/% engine/base/version%,$<),-DTTMD_GIT='"$(GIT)"') -c $< -o $@
+	@$(CC) $(CPPFLAGS) $(ALL_CFLAGS) $(if $(filter $(GIT_C),$<),-DTTMD_GIT='"$(GIT)"') -c $< -o $@
 
 # What the daemon carries with it; the compiler's list of dependencies does not know about .incbin.
 $(O)/obj/server/assets.o: server/page.html server/openapi.json
 
-# Rebuild everything when compiler or flags change.
+# Who tells the commit is compiled anew when there is another one.
+GIT_C := $(shell grep -l TTMD_GIT server/*.c models/*.c)
+$(call obj,$(GIT_C)): $(O)/git
+$(O)/git: FORCE
+	@mkdir -p $(@D)
+	@echo '$(GIT)' | cmp -s - $@ || echo '$(GIT)' > $@
+
+# Rebuild everything when compiler or flags change; without those that single files add.
+FLAGS := $(CC) $(CPPFLAGS) $(ALL_CFLAGS)
 $(O)/flags: FORCE
 	@mkdir -p $(O)
-	@echo '$(CC) $(CPPFLAGS) $(ALL_CFLAGS)' | cmp -s - $@ || echo '$(CC) $(CPPFLAGS) $(ALL_CFLAGS)' > $@
-FORCE:
+	@echo '$(FLAGS)' | cmp -s - $@ || echo '$(FLAGS)' > $@
+.PHONY: FORCE
 
 $(O)/libengine.a: $(call obj,$(ENGINE_C))
 $(O)/libconfig.a: $(call obj,$(CONFIG_C))
