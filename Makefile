@@ -217,18 +217,19 @@ $(O)/obj/%.o: %.c $(O)/flags
 # What the daemon carries with it; the compiler's list of dependencies does not know about .incbin.
 $(O)/obj/server/assets.o: server/page.html server/openapi.json
 
+# A file that is as old as its text.
+keep_text = @mkdir -p $(@D); echo '$(1)' | cmp -s - $@ || echo '$(1)' > $@
+
 # Who tells the commit is compiled anew when there is another one.
 GIT_C := $(shell grep -l TTMD_GIT server/*.c models/*.c)
 $(call obj,$(GIT_C)): $(O)/git
 $(O)/git: FORCE
-	@mkdir -p $(@D)
-	@echo '$(GIT)' | cmp -s - $@ || echo '$(GIT)' > $@
+	$(call keep_text,$(GIT))
 
 # Rebuild everything when compiler or flags change; without those that single files add.
 FLAGS := $(CC) $(CPPFLAGS) $(ALL_CFLAGS)
 $(O)/flags: FORCE
-	@mkdir -p $(O)
-	@echo '$(FLAGS)' | cmp -s - $@ || echo '$(FLAGS)' > $@
+	$(call keep_text,$(FLAGS))
 .PHONY: FORCE
 
 $(O)/libengine.a: $(call obj,$(ENGINE_C))

@@ -105,14 +105,12 @@ static size_t count_rows(const struct gpt2 *m, const struct gpt2_step *in)
     return t;
 }
 
-/* Rows of q from j on that one tile takes: no more than to the end of the sequence, or of a block of rows unless
- * `single`. */
-static int tile_rows(const struct step *s, const struct gpt2_seq *q, int row, int j, bool single,
-                     size_t *block)
+/* Rows of q from j on that one tile takes: no more than to the end of the sequence, or of a block of rows. */
+static int tile_rows(const struct step *s, const struct gpt2_seq *q, int row, int j, size_t *block)
 {
     int n = q->n - j < ATTEND_MAX_Q ? q->n - j : ATTEND_MAX_Q;
 
-    if (s->blocks == 0 || single) return n;
+    if (s->blocks == 0) return n;
     while (blocks_begin(s, *block + 1) <= (size_t)(row + j))
         ++*block;
     int left = (int)blocks_begin(s, *block + 1) - (row + j);
@@ -132,7 +130,7 @@ static void lay_out(struct step *s)
             s->row_pos[row + j] = q->pos0 + j;
         }
         for (int j = 0, nq; j < q->n; j += nq) {
-            nq = tile_rows(s, q, row, j, single, &block);
+            nq = single ? q->n : tile_rows(s, q, row, j, &block);
             s->tiles[s->n_tiles++] =
                 (struct tile){.seq = i, .row0 = row + j, .pos0 = q->pos0 + j, .nq = nq};
         }

@@ -24,16 +24,14 @@ struct step {
     size_t ld_a, ld_inner; /* floats; as products like them, without padding for a tap */
     const float *q;        /* (T, C) queries, stride ldq; part of wide */
     size_t ldq;
-    int32_t *row_seq; /* (T) sequence of a row */
-    int32_t *row_pos; /* (T) its position */
-    struct tile
-        *tiles; /* (n_tiles <= T) in the order of their rows; none but singles lies in two blocks */
+    int32_t *row_seq;   /* (T) sequence of a row */
+    int32_t *row_pos;   /* (T) its position */
+    struct tile *tiles; /* (n_tiles <= T) by row; only singles may lie in two blocks */
     size_t n_tiles;
-    size_t
-        singles; /* leading tiles that are all rows of their sequences: those that decode, mostly */
-    bool late;   /* attention itself is to store the keys and values of singles */
-    float *attend; /* (threads, attention_floats()) */
-    float *linear; /* for linear_apply(), or of blocks */
+    size_t singles; /* leading tiles that are all rows of their sequences: mostly decoding */
+    bool late;      /* attention itself is to store the keys and values of singles */
+    float *attend;  /* (threads, attention_floats()) */
+    float *linear;  /* for linear_apply(), or of blocks */
 };
 
 /* step_grain -- items of a piece of work for the pool, of `ops` multiplications each. */

@@ -46,10 +46,10 @@ struct int8_panel {
 #define INT8_WEIGHT (INT8_DIGIT * INT8_DIGIT - 1) /* the largest */
 #define INT8_MAX_POSITIONS 131072                 /* 127 * 128 times as many fits in 31 bits */
 
-/* Keys of some positions of one head; borrowed. */
+/* Keys of some positions of one head; borrowed. A tile is (quads, KV_BLOCK, INT8_QUAD) int8, then (KV_BLOCK) int32
+ * shifts as a panel's. */
 struct int8_keys {
-    const void *const *
-        tile; /* (n) each (quads, KV_BLOCK, INT8_QUAD) int8, then (KV_BLOCK) int32 shifts as a panel's */
+    const void *const *tile; /* (n) */
     size_t n, quads;
     size_t next; /* bytes from a tile to what is wanted after it, or 0: only prefetched */
 };
