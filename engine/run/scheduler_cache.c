@@ -9,8 +9,8 @@
  *
  * Copies of a prompt that arrive together (n > 1) find nothing at admission, since nothing is computed
  * yet. The first of them computes, block by block; the others wait at a block's border as long as somebody
- * before them is in that very block, then look again. No links between sequences are kept: when the
- * first is cancelled, the second no longer sees anybody before it.
+ * ahead of them in the plan is in that very block, then look again. No links between sequences are kept: when
+ * the first is cancelled, the second no longer sees anybody ahead of it.
  *
  * What is generated is computed by decode rows. Where these have the bits of prompt rows, generated
  * blocks are kept as well (the text will come back as the beginning of a prompt); with a TTM plan of
@@ -68,6 +68,7 @@ bool seq_reserve(struct scheduler *s, struct seq *q)
         return false;
     }
     q->n_blocks = need;
+    q->work = q->n_feed - q->pos;
     if (q->cache) scheduler_count(&s->stats.lookup, q->n_feed);
     count_found(s, q, q->pos);
     return true;
@@ -90,14 +91,13 @@ void seq_adopt(struct scheduler *s, struct seq *q)
     count_found(s, q, q->pos - begin);
 }
 
-bool seq_waits(const struct scheduler *s, int i)
+bool seq_waits(const struct seq *q, struct seq *const *ahead, int n)
 {
-    const struct seq *q = s->running[i];
     int b = q->pos / KV_BLOCK;
     if (!q->cache || q->pos % KV_BLOCK || b >= q->n_reusable) return false;
-    for (int k = 0; k < i; k++) {
-        const struct seq *a = s->running[k];
-        if (a->cache && !a->decoding && a->pos / KV_BLOCK == b && (size_t)b < a->job->n_chain &&
+    for (int k = 0; k < n; k++) {
+        const struct seq *a = ahead[k];
+        if (a->cache && a->pos / KV_BLOCK == b && (size_t)b < a->job->n_chain &&
             a->job->chain[b] == q->job->chain[b])
             return true;
     }

@@ -10,9 +10,14 @@
  * steps have lately taken: who reads a stream sees steps of one length and now and then one of twice that,
  * and not, where decoding is fast, gaps of many. With d for a step without prompts and half
  * of the steps with them, those take 2.5 d; where nearly all have prompts they may take longer, all alike.
- * Where more sequences have come with prompts than decode, and the first of them for some time, prompts may add as
- * many times more: a few that decode fast would else leave them so little that as many end as begin, and the
- * others stay for seconds.
+ * Where several prompts wait, and the first of them for some time, prompts may add as many times more as it has lost
+ * patience, or as they are more than those that decode: a few that decode fast would else leave them so little that
+ * as many end as begin, and the others stay for seconds.
+ *
+ * Prompts are read one after the other, not side by side, where all would end late and together: the one goes first
+ * whose wait is the longest for its length. Among equals that is first come, first served; a short one overtakes a
+ * long one, but not for ever. Source: Brinch Hansen, Short-term scheduling in multiprogramming systems (highest
+ * response ratio next), SOSP 1971.
  *
  * Guesses (speculative decoding): a decode step mostly waits for weights, rows beyond the first are
  * cheap while there are few. A guess is worth a row while the chance that it is right exceeds what
@@ -30,8 +35,8 @@
 #define MIXED_PART 0.85    /* of lately a step's seconds: what prompts may add to a decode step, */
 #define STEP_SECONDS_MIXED 0.080 /* but no more than this */
 #define STEP_SECONDS_LEAST 0.015 /* and no less than this; */
-#define MOST_CROWD 4.0           /* times as much for a crowd of prompts */
-#define PATIENCE_SECONDS 0.5     /* that has waited so long */
+#define MOST_CROWD 4.0           /* times as much for a crowd of prompts, */
+#define PATIENCE_SECONDS 0.5     /* as often as the first has waited so long */
 #define FIRST_ROWS 64            /* before anything was measured */
 #define LEAST_ROWS 16
 #define AVERAGE 0.25 /* weight of the newest measurement */
@@ -49,17 +54,25 @@ static int rows_worth(const struct scheduler *s, int times)
     return rows > LEAST_ROWS ? rows : LEAST_ROWS;
 }
 
+static uint64_t time_of(const atomic_uint_least64_t *t)
+{
+    return atomic_load_explicit(t, memory_order_relaxed);
+}
+
 /* How many times more than usually prompts may add to the step. */
 static double crowd(const struct scheduler *s)
 {
     const struct step *st = &s->step;
-    const struct job *first = st->of[st->n_decode]->job;
-    double times = (double)(st->n_seqs - st->n_decode) / st->n_decode;
-    double waited =
-        (double)(clock_ns() - atomic_load_explicit(&first->admitted_ns, memory_order_relaxed));
+    int n_prompts = st->n_seqs - st->n_decode;
+    uint64_t now = clock_ns(), first = now;
 
-    if (times < 1 || waited < PATIENCE_SECONDS * CLOCK_NS_PER_S) return 1;
-    return fmin(times, MOST_CROWD);
+    for (int i = st->n_decode; i < st->n_seqs; i++) {
+        uint64_t since = time_of(&st->of[i]->job->admitted_ns);
+        if (since < first) first = since;
+    }
+    double patiences = (double)(now - first) / (PATIENCE_SECONDS * CLOCK_NS_PER_S);
+    if (n_prompts < 2 || patiences < 1) return 1;
+    return fmin(fmax(patiences, (double)n_prompts / st->n_decode), MOST_CROWD);
 }
 
 /* What prompts may add to a step with sequences that decode. */
@@ -91,15 +104,29 @@ static void add_seq(struct scheduler *s, struct seq *q, const int32_t *tokens, i
         (struct gpt2_seq){.tokens = tokens, .n = n, .pos0 = q->pos, .blocks = q->blocks};
 }
 
-/* Prompts that are not waiting for another one enter the step, without rows yet. */
+/* Prompts that are not waiting for another one enter the step, the most urgent first, without rows yet. */
 static void choose_prompts(struct scheduler *s)
 {
+    struct step *st = &s->step;
+    struct seq **prompts = st->of + st->n_decode;
+    uint64_t now = clock_ns();
+    int n = 0;
+
     for (int i = 0; i < s->n_running; i++) {
         struct seq *q = s->running[i];
         if (q->decoding) continue;
         seq_adopt(s, q);
         q->n_rows = 1;
-        if (!seq_waits(s, i)) add_seq(s, q, q->job->tokens + q->pos, 0);
+        q->urgency = (double)(now - time_of(&q->job->submitted_ns)) / q->work;
+        int k = n++;
+        for (; k > 0 && prompts[k - 1]->urgency < q->urgency; k--)
+            prompts[k] = prompts[k - 1];
+        prompts[k] = q;
+    }
+    for (int i = 0; i < n; i++) {
+        struct seq *q = prompts[i];
+        if (!seq_waits(q, prompts, st->n_seqs - st->n_decode))
+            add_seq(s, q, q->job->tokens + q->pos, 0);
     }
 }
 
@@ -119,23 +146,16 @@ static int take_ends(struct scheduler *s, int n)
     return n;
 }
 
-/* Share `budget` rows among the prompts: an equal part each (but a useful one: at least LEAST_ROWS
- * while they last), first come first served, and what short ones leave over to the first. */
-static void share_rows(struct scheduler *s, int budget)
+/* `budget` rows for the prompts, each all that it has left. */
+static void give_rows(struct scheduler *s, int budget)
 {
     struct step *st = &s->step;
-    int first = st->n_decode, n_prompts = st->n_seqs - first, part = budget / n_prompts, n = 0;
-    if (part < LEAST_ROWS) part = LEAST_ROWS;
-    for (int round = 0; round < 2; round++)
-        for (int i = first; i < st->n_seqs && budget > 0; i++) {
-            const struct seq *q = st->of[i];
-            int more = q->n_feed - q->pos - st->seqs[i].n;
-            if (round == 0 && more > part) more = part;
-            if (more > budget) more = budget;
-            st->seqs[i].n += more;
-            budget -= more;
-            n += more;
-        }
+    int n = 0;
+    for (int i = st->n_decode; i < st->n_seqs && n < budget; i++) {
+        int left = st->of[i]->n_feed - st->of[i]->pos;
+        st->seqs[i].n = left < budget - n ? left : budget - n;
+        n += st->seqs[i].n;
+    }
     while (st->seqs[st->n_seqs - 1].n == 0) /* nothing was left for the last ones */
         st->n_seqs--;
     st->n_prefill_rows = take_ends(s, n);
@@ -193,7 +213,7 @@ void scheduler_plan(struct scheduler *s)
     st->n_decode = st->n_decode_rows = st->n_seqs;
     add_guesses(s);
     choose_prompts(s);
-    if (st->n_seqs > st->n_decode) share_rows(s, prefill_budget(s));
+    if (st->n_seqs > st->n_decode) give_rows(s, prefill_budget(s));
 }
 
 /* ---- costs ---- */

@@ -21,6 +21,9 @@ struct seq {
     enum finish how; /* set when it ended in this step */
     bool news;       /* something was published */
 
+    int work;       /* rows that were not in the cache at its admission */
+    double urgency; /* of a prompt: nanoseconds since it came, for each row of work */
+
     bool cache;      /* its blocks are looked for and kept */
     int n_reusable;  /* leading blocks that need not be computed: nobody wants their logits */
     int n_kept;      /* leading blocks that are in the prefix cache */
@@ -109,8 +112,8 @@ void seq_release(struct scheduler *s, struct seq *q);
 /* seq_adopt -- go on behind the blocks that others have computed in the meantime. */
 void seq_adopt(struct scheduler *s, struct seq *q);
 
-/* seq_waits -- whether running[i] had better wait: an earlier one is computing its next block. */
-bool seq_waits(const struct scheduler *s, int i);
+/* seq_waits -- whether q had better wait: one of the n prompts ahead of it is computing its next block. */
+bool seq_waits(const struct seq *q, struct seq *const *ahead, int n);
 
 /* seq_keep -- make the blocks that were filled known to the cache. */
 void seq_keep(struct scheduler *s, struct seq *q);

@@ -14,51 +14,41 @@ static void on_step(void *arg, const struct engine_step_info *i)
     if (s->n < 4096) s->log[s->n++] = *i;
 }
 
-/* Whether two prompts have advanced side by side beside a decoding sequence. */
-static bool share_a_step(struct steps *log)
+/* Beside a sequence that decodes, which goes on in every step, the second of two equal prompts gets rows only when the
+ * first has all. */
+START_TEST(prompts_are_read_one_after_the_other)
 {
-    log->n = 0;
-    fake->begun = fake->allowed = 0;
-    open_with(fake_options());
-    scheduler_set_on_step(sched, on_step, log);
+    static struct steps log;
+    enum { TOKENS = 200 };
+    scheduler_set_on_step(sched, on_step, &log);
+    fake->allowed = 0;
     struct job *d = submit(3, 60);
     fake_reach(fake, 1);
     step();
-    struct job *a = submit(200, 3), *b = submit(180, 3);
+    struct job *a = submit(TOKENS, 3), *b = submit(TOKENS, 3);
     step(); /* both are admitted after this one */
-    for (int i = 0; i < 4; i++)
+    for (size_t done = 0, i = 0; done < TOKENS; i++) {
         step();
-    size_t pa = view(a).prompt_done, pb = view(b).prompt_done;
+        ck_assert_uint_gt(view(a).prompt_done, done);
+        done = view(a).prompt_done;
+        if (done < TOKENS) ck_assert_uint_eq(view(b).prompt_done, 0);
+        ck_assert_int_eq(log.log[2 + i].decode_rows, 1);
+    }
     fake_allow(fake, -1);
     fake_wait_done(a);
     fake_wait_done(b);
     fake_wait_done(d);
     scheduler_close(sched);
     sched = NULL;
+    int rows = 0;
+    for (int i = 0; i < log.n; i++) {
+        ck_assert_int_le(log.log[i].prefill_rows, 32);
+        rows += log.log[i].prefill_rows;
+    }
+    ck_assert_int_eq(rows, 3 + 2 * TOKENS);
     job_unref(a);
     job_unref(b);
     job_unref(d);
-    return pa == pb && pa >= 3 * 16;
-}
-
-/* Prompts advance side by side and never exceed the chunk; decoding goes on in between. On a busy machine
- * rows look dear and pieces shrink to one prompt's: then again. */
-START_TEST(prompts_share_a_step)
-{
-    static struct steps log;
-    bool shared = false;
-    for (int i = 0; i < 20 && !shared; i++) {
-        int prompt_rows = 0;
-        shared = share_a_step(&log);
-        for (int k = 0; k < log.n; k++) {
-            ck_assert_int_le(log.log[k].prefill_rows, 32);
-            prompt_rows += log.log[k].prefill_rows;
-            if (k >= 2 && k < 10)
-                ck_assert(log.log[k].decode_rows == 1 && log.log[k].prefill_rows > 0);
-        }
-        ck_assert_int_eq(prompt_rows, 383);
-    }
-    ck_assert(shared);
 }
 END_TEST
 
@@ -157,46 +147,130 @@ START_TEST(pieces_do_not_pay_for_the_step)
 }
 END_TEST
 
-/* Rows that a step takes of long prompts beside sequences that decode, where steps have taken step_s, a row of a
- * prompt 0.5 ms, and all came so long ago. */
-static int rows_planned(int n_decode, int n_prompts, double step_s, double ago_s)
-{
-    enum { MOST = 40 };
-    static struct job jobs[MOST];
-    static struct seq seqs[MOST];
+/* ---- plans by hand ---- */
+
+enum { MOST = 40 };
+struct by_hand {
+    struct scheduler s;
+    struct job jobs[MOST];
+    struct seq seqs[MOST];
     struct seq *running[MOST], *of[MOST];
     struct gpt2_seq rows[MOST];
-    struct scheduler s = {.opt = {.prefill_chunk_tokens = 4096},
-                          .running = running,
-                          .n_running = n_decode + n_prompts,
-                          .step = {.seqs = rows, .of = of},
-                          .step_s = step_s,
-                          .prefill_s_per_row = 0.0005};
-    for (int i = 0; i < s.n_running; i++) {
-        memset(&jobs[i], 0, sizeof jobs[i]);
-        jobs[i].tokens = prompt;
-        jobs[i].n_tokens = FAKE_CTX;
-        jobs[i].max_tokens = 1;
-        atomic_store(&jobs[i].admitted_ns, clock_ns() - (uint64_t)(ago_s * CLOCK_NS_PER_S));
-        seqs[i] = (struct seq){.job = &jobs[i], .n_feed = FAKE_CTX, .decoding = i < n_decode};
-        running[i] = &seqs[i];
-    }
-    scheduler_plan(&s);
-    ck_assert_int_eq(s.step.n_decode, n_decode);
-    return s.step.n_prefill_rows;
+};
+
+/* Nothing is running yet; a row of a prompt takes 0.5 ms. */
+static struct by_hand *by_hand(void)
+{
+    static struct by_hand h;
+    memset(&h, 0, sizeof h);
+    h.s.opt.prefill_chunk_tokens = 4096;
+    h.s.running = h.running;
+    h.s.step.seqs = h.rows;
+    h.s.step.of = h.of;
+    h.s.prefill_s_per_row = 0.0005;
+    return &h;
 }
 
-/* Prompts add 0.85 of what steps took, in whole 16 rows. More prompts than sequences that decode, which have waited for
- * a while, as many times more, up to four times; never more than 80 ms. */
+/* A prompt that came so long ago. */
+static struct seq *add(struct by_hand *h, int rows, double ago_s)
+{
+    int i = h->s.n_running++;
+    struct job *j = &h->jobs[i];
+    uint64_t since = clock_ns() - (uint64_t)(ago_s * CLOCK_NS_PER_S);
+    ck_assert_int_lt(i, MOST);
+    j->tokens = prompt;
+    j->n_tokens = (size_t)rows;
+    j->max_tokens = 1;
+    atomic_store(&j->submitted_ns, since);
+    atomic_store(&j->admitted_ns, since);
+    h->seqs[i] = (struct seq){.job = j, .n_feed = rows, .work = rows};
+    return h->running[i] = &h->seqs[i];
+}
+
+/* Rows that a step takes of long prompts beside sequences that decode, where steps have taken step_s. */
+static int rows_planned(int n_decode, int n_prompts, double step_s, double ago_s)
+{
+    struct by_hand *h = by_hand();
+    for (int i = 0; i < n_decode + n_prompts; i++)
+        add(h, FAKE_CTX, ago_s)->decoding = i < n_decode;
+    h->s.step_s = step_s;
+    scheduler_plan(&h->s);
+    ck_assert_int_eq(h->s.step.n_decode, n_decode);
+    return h->s.step.n_prefill_rows;
+}
+
+/* Rows of the planned step that are q's. */
+static int rows_of(const struct by_hand *h, const struct seq *q)
+{
+    for (int i = 0; i < h->s.step.n_seqs; i++)
+        if (h->s.step.of[i] == q) return h->s.step.seqs[i].n;
+    return 0;
+}
+
+/* Prompts add 0.85 of what steps took, in whole 16 rows. Several, of which the first has waited for half a second, add
+ * as many times more as it has waited so long or as they are more than those that decode, up to four times; never
+ * more than 80 ms. */
 START_TEST(a_crowd_of_prompts_gets_more)
 {
-    ck_assert_int_eq(rows_planned(3, 3, 0.020, 2), 32);
-    ck_assert_int_eq(rows_planned(3, 6, 0.020, 2), 64);
-    ck_assert_int_eq(rows_planned(3, 6, 0.020, 0), 32);
-    ck_assert_int_eq(rows_planned(3, 12, 0.020, 2), 128);
-    ck_assert_int_eq(rows_planned(3, 30, 0.020, 2), 128);
-    ck_assert_int_eq(rows_planned(3, 30, 0.050, 2), 160);
-    ck_assert_int_eq(rows_planned(12, 3, 0.020, 2), 32);
+    ck_assert_int_eq(rows_planned(3, 3, 0.020, 0), 32);
+    ck_assert_int_eq(rows_planned(3, 30, 0.020, 0.4), 32);
+    ck_assert_int_eq(rows_planned(3, 1, 0.020, 5), 32);
+    ck_assert_int_eq(rows_planned(3, 6, 0.020, 0.6), 64);
+    ck_assert_int_eq(rows_planned(3, 12, 0.020, 0.6), 128);
+    ck_assert_int_eq(rows_planned(12, 3, 0.020, 0.6), 32);
+    ck_assert_int_eq(rows_planned(12, 3, 0.020, 1.0), 64);
+    ck_assert_int_eq(rows_planned(12, 3, 0.020, 5), 128);
+    ck_assert_int_eq(rows_planned(3, 30, 0.020, 5), 128);
+    ck_assert_int_eq(rows_planned(3, 30, 0.050, 5), 160);
+}
+END_TEST
+
+/* Steps of 192 rows: a short prompt overtakes a long one, which gets the rest, until that has waited longer for each
+ * of its rows. What was found in the cache is no work. */
+START_TEST(the_longest_wait_for_its_length_goes_first)
+{
+    struct by_hand *h = by_hand();
+    struct seq *longer = add(h, 400, 1), *shorter = add(h, 20, 0.1), *last = add(h, 20, 0);
+    scheduler_plan(&h->s);
+    ck_assert_int_eq(rows_of(h, shorter), 20);
+    ck_assert_int_eq(rows_of(h, longer), 172);
+    ck_assert_int_eq(rows_of(h, last), 0);
+
+    h = by_hand();
+    longer = add(h, 400, 3), shorter = add(h, 20, 0.1);
+    scheduler_plan(&h->s);
+    ck_assert_int_eq(rows_of(h, longer), 192);
+    ck_assert_int_eq(rows_of(h, shorter), 0);
+
+    h = by_hand();
+    longer = add(h, 300, 1);
+    struct seq *found = add(h, 400, 0.5);
+    found->pos = 320;
+    found->work = 80;
+    scheduler_plan(&h->s);
+    ck_assert_int_eq(rows_of(h, found), 80);
+    ck_assert_int_eq(rows_of(h, longer), 112);
+}
+END_TEST
+
+/* The more urgent of two with the same beginning computes it, though it came later; the other one waits. */
+START_TEST(nobody_waits_for_a_less_urgent_one)
+{
+    uint64_t chain[4] = {1, 2, 3, 4};
+    int32_t nothing = -1;
+    struct by_hand *h = by_hand();
+    struct seq *of[2] = {add(h, 400, 1), add(h, 70, 0.9)};
+    h->s.prefix.buckets = &nothing;
+    for (int i = 0; i < 2; i++) {
+        of[i]->cache = true;
+        of[i]->n_reusable = 4;
+        of[i]->pos = KV_BLOCK;
+        of[i]->job->chain = chain;
+        of[i]->job->n_chain = 4;
+    }
+    scheduler_plan(&h->s);
+    ck_assert_int_eq(rows_of(h, of[1]), 70 - KV_BLOCK);
+    ck_assert_int_eq(rows_of(h, of[0]), 0);
 }
 END_TEST
 
@@ -206,11 +280,13 @@ static Suite *suite(void)
     TCase *t = tcase_create("scheduler_plan");
     tcase_add_checked_fixture(t, setup, teardown);
     tcase_set_timeout(t, 60);
-    tcase_add_test(t, prompts_share_a_step);
+    tcase_add_test(t, prompts_are_read_one_after_the_other);
     tcase_add_test(t, pieces_shrink_to_the_cost_of_a_row);
     tcase_add_test(t, fixed_costs_are_not_the_rows);
     tcase_add_test(t, pieces_do_not_pay_for_the_step);
     tcase_add_test(t, a_crowd_of_prompts_gets_more);
+    tcase_add_test(t, the_longest_wait_for_its_length_goes_first);
+    tcase_add_test(t, nobody_waits_for_a_less_urgent_one);
     suite_add_tcase(s, t);
     return s;
 }
