@@ -5,9 +5,10 @@
  *
  * When a token is shown: tokens appear in order, and only once all of their text has been released by
  * the gate (it is no part of a possible stop string, nor of an incomplete character), or when the
- * job ends. A stop string cuts the text: tokens whose text begins at the cut or after it are counted
- * in completion_tokens but never shown. Tokens without text (end-of-text) have the place in the text
- * where they came. All this depends on the tokens alone, not on who looks when.
+ * job ends. A stop string cuts the text: tokens that it keeps from being shown and whose text begins at the
+ * cut or after it are counted in completion_tokens but never shown. Tokens without text (end-of-text) have the
+ * place in the text where they came; one that came before the stop string began has been shown. All this depends
+ * on the tokens alone, not on who looks when nor on how many of them a step brings: each is published by itself.
  *
  * Invariant: `done` is set once, after everything else; the notify() in which it is set is the only
  * one that sees it set, and the last. */

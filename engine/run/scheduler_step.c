@@ -136,18 +136,23 @@ static void accept(struct scheduler *s, struct seq *q)
 }
 
 /* How the guesses fared, those that were given a row and those that were not. */
-static void learn(struct scheduler *s, struct seq *q, const struct job_token *out)
+static void learn(struct seq *q, const struct job_token *out)
 {
-    struct job *j = q->job;
     for (int k = 0; k < q->n_new && k < q->n_proposed; k++) {
         bool right = out[k].id == q->feed[1 + k];
         q->luck += LUCK_AVERAGE * (right - q->luck);
         if (!right) break;
     }
-    j->drafted_tokens += (size_t)q->n_rows - 1;
-    j->accepted_tokens += (size_t)q->n_new - 1;
+}
+
+/* n of the new tokens are the answer's: the last that was sampled is no guess, one behind the end was for nothing. */
+static void count_guesses(struct scheduler *s, struct seq *q, int n)
+{
+    int right = n < q->n_new ? n : q->n_new - 1;
+    q->job->drafted_tokens += (size_t)q->n_rows - 1;
+    q->job->accepted_tokens += (size_t)right;
     scheduler_count(&s->stats.drafted, q->n_rows - 1);
-    scheduler_count(&s->stats.accepted, q->n_new - 1);
+    scheduler_count(&s->stats.accepted, right);
 }
 
 /* The prompt has come to q->pos; true when it is through and a token was sampled. */
@@ -169,15 +174,19 @@ static void advance(struct scheduler *s, struct seq *q, int n)
     struct job *j = q->job;
     q->news = false;
     if (q->decoding) {
-        learn(s, q, j->out + j->n_out);
+        learn(q, j->out + j->n_out);
         q->pos += q->n_new; /* what lies behind was computed for wrong guesses */
     } else {
         q->pos += n;
         if (!advance_prompt(q)) return;
     }
-    for (int k = 0; k < q->n_new && q->how == FINISH_NONE; k++)
+    int k = 0;
+    while (k < q->n_new && q->how == FINISH_NONE) {
         accept(s, q);
-    if (q->how == FINISH_NONE && job_publish(j)) q->news = true;
+        k++;
+        if (q->how == FINISH_NONE && job_publish(j)) q->news = true;
+    }
+    count_guesses(s, q, k);
 }
 
 void scheduler_step(struct scheduler *s)

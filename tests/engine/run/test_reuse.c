@@ -164,6 +164,39 @@ START_TEST(guesses_change_no_token_of_any_seed)
 }
 END_TEST
 
+/* An answer that ends at the stop string in the middle of guesses, in one step with what comes before: the same tokens
+ * are shown, one without text among them, and guesses behind the end are not counted as accepted. */
+START_TEST(a_stop_string_among_guesses)
+{
+    static const int32_t text[] = {2,  1,  0,  9, 30,
+                                   31, 32, 33, 2}; /* "b", end-of-text, "stop" and more */
+    static const char *const stop[] = {"stop"};
+    static const size_t len[] = {4};
+    enum { N = sizeof text / sizeof *text };
+    struct job *of[2];
+
+    for (int i = 0; i < 7; i++)
+        said[N - 1 + i] = text[1 + i];
+    fake->script = said;
+    for (int guesses = 0; guesses < 2; guesses++) {
+        struct job_spec s = fake_spec(text, N, 20);
+        s.sampling.temperature = 0;
+        s.ignore_eos = true;
+        s.stop = stop, s.stop_len = len, s.n_stop = 1;
+        open_with(options(0, guesses ? 6 : 0));
+        of[guesses] = fake_submit(sched, &s);
+        struct job_view v = fake_wait_done(of[guesses]);
+        ck_assert_uint_eq(v.n_tokens, 2);
+        ck_assert_uint_eq(v.completion_tokens, 3);
+        ck_assert_uint_eq(v.accepted_tokens, guesses ? 2 : 0);
+        ck_assert_uint_eq(stats().accepted_tokens, v.accepted_tokens);
+        if (guesses) check_same(&s, of[0], of[1]);
+    }
+    job_unref(of[0]);
+    job_unref(of[1]);
+}
+END_TEST
+
 /* A text that repeats takes fewer steps than tokens; one that does not is left alone. */
 START_TEST(guesses_follow_the_luck_of_the_text)
 {
@@ -391,6 +424,7 @@ static Suite *suite(void)
     tcase_set_timeout(t, 60);
     tcase_add_test(t, a_crowd_gets_the_same_with_any_reuse);
     tcase_add_test(t, guesses_change_no_token_of_any_seed);
+    tcase_add_test(t, a_stop_string_among_guesses);
     tcase_add_test(t, guesses_follow_the_luck_of_the_text);
     tcase_add_test(t, whole_blocks_before_the_last_token);
     tcase_add_test(t, scored_tokens_are_computed);
