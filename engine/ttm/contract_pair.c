@@ -268,7 +268,7 @@ void contract_pair_apply(const struct ttm_held *h, const struct ttm_plan *plan,
     q.second = &h->group[1];
     bool few = q.p.few_rows > 1 ? call->rows <= threads * q.p.few_rows : call->rows < threads;
     if (threads > 1 && few && !q.p.by_output) {
-        q.rows = call->rows;
+        q.rows = mem_least(call->rows, q.p.rows); /* what a worker's scratch holds */
         if (q.p.few_rows > 1 || i_block(&q.p, q.rows) < q.p.ms)
             by_panels(&q, c);
         else

@@ -113,6 +113,23 @@ static float *scratch_for(size_t floats)
     return p;
 }
 
+/* The same with room behind, which a sanitizer would not let anybody write to. */
+#define GUARD 65536
+static float *guarded_scratch(size_t floats)
+{
+    float *p = scratch_for(floats + GUARD);
+    for (size_t i = 0; i < GUARD; i++)
+        p[floats + i] = (float)i;
+    return p;
+}
+
+static void check_guard(const float *scratch, size_t floats)
+{
+    for (size_t i = 0; i < GUARD; i++)
+        ck_assert_msg(scratch[floats + i] == (float)i, "float %zu behind %zu was written", i,
+                      floats);
+}
+
 /* A random layer of this shape by this plan is the dense matrix, and costs what was predicted. */
 static void apply_shape(struct draw *d, const struct compute *c, const struct ttm_shape *s,
                         struct ttm_plan *plan, size_t rows, enum dtype t)
@@ -124,7 +141,8 @@ static void apply_shape(struct draw *d, const struct compute *c, const struct tt
     struct ttm_linear *l = linear(&w, p, p, t, c);
     struct call k;
     call_open(&k, d, &w, rows);
-    float *scratch = scratch_for(ttm_linear_scratch_floats(l, rows, 0));
+    size_t floats = ttm_linear_scratch_floats(l, rows, 0);
+    float *scratch = guarded_scratch(floats);
     uint64_t mults = 0;
     float before = k.y[rows * k.ldy - 1];
     struct ttm_call tc = {.rows = rows,
@@ -146,6 +164,7 @@ static void apply_shape(struct draw *d, const struct compute *c, const struct tt
                   (unsigned long long)mults, (unsigned long long)ttm_plan_mults(&p, rows));
     if (k.ldy > k.out) ck_assert(before == k.y[rows * k.ldy - 1]); /* the gap is not ours */
     ck_assert_uint_eq(ttm_linear_bytes(l) > 0, 1);
+    check_guard(scratch, floats);
     free(scratch);
     call_close(&k);
     ttm_linear_free(l);
@@ -201,6 +220,39 @@ START_TEST(larger_ranks)
             }
         }
     pool_free(c.pool);
+}
+END_TEST
+
+/* A machine with more threads than a chunk has rows, and rows between the two: threads share blocks of the same rows,
+ * which are then several chunks. Who takes part is chance: some calls. */
+START_TEST(more_threads_than_a_chunk_has_rows)
+{
+    enum { THREADS = 64, ROWS = 60, CALLS = 30 };
+    struct compute many = compute_with(THREADS), one = compute_with(1);
+    struct draw d = {.seed = 57};
+    struct ttm_shape s;
+    struct ttm_plan p = {.method = TTM_CONTRACT, .groups = 2, .first = {0, 1, 2}, .order = {1, 0}};
+    ck_assert_int_eq(ttm_shape_parse(&s, "(4,512)(192,6)", "x", NULL), 0);
+    s.r[1] = 16;
+    ck_assert_int_eq(ttm_plan_finish(&p, &s, "x", NULL), 0);
+    struct ttm w;
+    draw_ttm(&d, &w, &s);
+    struct ttm_linear *l = linear(&w, p, p, DTYPE_F32, &many);
+    size_t in = (size_t)s.in, out = (size_t)s.out, floats = ttm_linear_scratch_floats(l, ROWS, 0);
+    float *x = draw_floats(&d, ROWS * in), *y = draw_floats(&d, ROWS * out);
+    float *want = draw_floats(&d, ROWS * out), *scratch = guarded_scratch(floats);
+    for (size_t r = 0; r < ROWS; r++)
+        ttm_linear_apply(l, &one, 1, 0, x + r * in, in, want + r * out, out, NULL, scratch);
+    for (int i = 0; i < CALLS; i++) {
+        memset(y, 0, ROWS * out * sizeof *y);
+        ttm_linear_apply(l, &many, ROWS, 0, x, in, y, out, NULL, scratch);
+        ck_assert_mem_eq(y, want, ROWS * out * sizeof *y);
+        check_guard(scratch, floats);
+    }
+    free(x), free(y), free(want), free(scratch);
+    ttm_linear_free(l);
+    ttm_release(&w);
+    pool_free(many.pool);
 }
 END_TEST
 
@@ -344,6 +396,10 @@ static Suite *suite(void)
     tcase_add_test(c, rebuilt_is_resident_bit_for_bit);
     tcase_add_test(c, a_real_layer);
     tcase_add_test(c, refusals);
+    suite_add_tcase(s, c);
+    c = tcase_create("threads");
+    tcase_set_timeout(c, 240);
+    tcase_add_test(c, more_threads_than_a_chunk_has_rows);
     suite_add_tcase(s, c);
     return s;
 }
