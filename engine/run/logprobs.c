@@ -1,12 +1,13 @@
 /* Raw log-probabilities of one row: what evaluation harnesses compare digit for digit. One
  * expression, in double, rounded to float at the end, gives every number, so that a token found in
  * the list of the best has exactly the digits of the token itself. The best are found by insertion
- * into a short list while the row is read once: nearly every logit fails the first comparison. */
+ * into a short list while the row is read once: nearly every block of logits fails the first comparison. */
 #include <math.h>
 
 #include "engine/run/sampler.h"
 
 #define LOGPROB_MIN (-9999.0f)
+#define BLOCK 64 /* logits */
 
 /* log(sum exp) without the NaNs of the row; the kernels' sum does not promise to leave them out. */
 static double slow_sum_exp(const float *x, size_t n, float shift)
@@ -25,6 +26,30 @@ static float logprob(float logit, double log_sum, float max)
     return lp >= LOGPROB_MIN ? lp : LOGPROB_MIN; /* also for NaN */
 }
 
+/* The n largest, in place of their log-probabilities, NaN as -infinity; returns how many there are. */
+static int find_top(const struct kernels *k, const float *logits, size_t v,
+                    struct token_logprob *top, int n)
+{
+    int have = 0;
+    float least = -INFINITY; /* the last of a full list */
+
+    for (size_t b = 0, end; b < v; b = end) {
+        end = v - b < BLOCK ? v : b + BLOCK;
+        if (have == n && !(k->max(logits + b, end - b) > least)) continue;
+        for (size_t i = b; i < end; i++) {
+            float x = logits[i];
+            if (have == n && !(x > least)) continue;
+            x = isnan(x) ? -INFINITY : x;
+            int at = have < n ? have++ : n - 1;
+            for (; at > 0 && top[at - 1].logprob < x; at--)
+                top[at] = top[at - 1];
+            top[at] = (struct token_logprob){.id = (int32_t)i, .logprob = x};
+            if (have == n) least = top[n - 1].logprob;
+        }
+    }
+    return have;
+}
+
 float logprobs_of(const struct kernels *k, const float *logits, int32_t vocab, int32_t id,
                   struct token_logprob *top, int n, int32_t *argmax)
 {
@@ -35,18 +60,7 @@ float logprobs_of(const struct kernels *k, const float *logits, int32_t vocab, i
     double log_sum = log(sum);
     if (argmax) *argmax = (int32_t)k->argmax(logits, v);
 
-    int have = 0;
-    float least = -INFINITY; /* the last of a full list */
-    for (size_t i = 0; n > 0 && i < v; i++) {
-        float x = logits[i];
-        if (have == n && !(x > least)) continue;
-        x = isnan(x) ? -INFINITY : x;
-        int at = have < n ? have++ : n - 1;
-        for (; at > 0 && top[at - 1].logprob < x; at--)
-            top[at] = top[at - 1];
-        top[at] = (struct token_logprob){.id = (int32_t)i, .logprob = x};
-        if (have == n) least = top[n - 1].logprob;
-    }
+    int have = n > 0 ? find_top(k, logits, v, top, n) : 0;
     for (int i = 0; i < have; i++)
         top[i].logprob = logprob(top[i].logprob, log_sum, max);
     return logprob(logits[id], log_sum, max);

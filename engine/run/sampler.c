@@ -1,7 +1,9 @@
-/* One row of logits -> one token. The row is copied once into the thread's scratch, where bias,
- * penalties and bans change it; greedy then takes the largest, everything else goes through the
- * filters that are on (sampler_filter.c) to one draw. With none on, that is copy, max, exp and a
- * cumulative sum: four linear passes.
+/* One row of logits -> one token. Where bias, penalties or bans change it, the row is copied into the thread's
+ * scratch before; greedy then takes the largest, and with a filter on (sampler_filter.c) the row goes through
+ * several passes to one draw. Without any, a draw is one pass: blocks that stay in L1 give each its largest
+ * logit and the sum of exponentials relative to it, of which the row's are made at the end. Source: Milakov and
+ * Gimelshein, Online normalizer calculation for softmax (arXiv 1805.02867). The block in which the quantile lies
+ * is then computed once more.
  *
  * Randomness is counter-based: draw number `step` of a sequence is a pure function of (seed, stream,
  * step). A generator with state would have to be carried and restored with the sequence, and its
@@ -20,6 +22,7 @@
 #include "engine/run/sampler_filter.h"
 
 #define GREEDY_BELOW 1e-5 /* smaller temperatures overflow (logit / temperature) in f32 */
+#define DRAW_BLOCK 1024   /* logits; they and their exponentials stay in L1 */
 
 void sampling_default(struct sampling *s)
 {
@@ -126,16 +129,69 @@ static int32_t last_resort(const struct kernels *k, const struct sampling *s, co
     return lowest;
 }
 
-static int32_t draw(const struct sampling *s, struct candidates *c, float max, uint64_t step)
+static int32_t draw(const struct sampling *s, struct candidates *c, float max, double u)
 {
     if (s->top_k > 0) filter_top_k(c, (size_t)s->top_k);
     c->k->exp_to(c->probs, c->logits, c->n, max, (float)(1 / s->temperature));
     for (size_t i = 0; i < c->n; i++) /* a fast exp() may not reach 0 */
         c->probs[i] = c->logits[i] == -INFINITY ? 0 : c->probs[i];
-    if (s->typical_p < 1) filter_typical_p(c, s->typical_p);
+    if (s->typical_p < 1) filter_typical_p(c, s->typical_p, max, 1 / s->temperature);
     if (s->top_p < 1) filter_top_p(c, s->top_p);
     if (s->min_p > 0) filter_min_p(c, s->min_p);
-    return candidates_draw(c, rng_uniform(s->seed, s->stream, step));
+    return candidates_draw(c, u);
+}
+
+static bool no_filters(const struct sampling *s)
+{
+    return s->top_k <= 0 && s->typical_p >= 1 && s->top_p >= 1 && s->min_p <= 0;
+}
+
+/* The first token at which the sum of the block's probabilities exceeds `target`, which rounding may leave just above
+ * them all: then the last possible one. */
+static size_t quantile(const float *probs, size_t n, double target)
+{
+    size_t choice = 0;
+    double below = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (!(probs[i] > 0)) continue;
+        choice = i;
+        below += (double)probs[i];
+        if (below > target) break;
+    }
+    return choice;
+}
+
+/* A draw from the whole row x: the token at quantile u. False, and nothing drawn, where something in the row is not
+ * finite but -infinity, or all of it is that. */
+static bool draw_online(const struct candidates *c, const float *x, double temperature, double u,
+                        int32_t *id)
+{
+    float *exps = c->probs, *max = (float *)(void *)c->ids, by = (float)(1 / temperature);
+    double *sum = (double *)(void *)c->score, total = 0, below = 0;
+    size_t blocks = (c->n + DRAW_BLOCK - 1) / DRAW_BLOCK, choice = 0;
+
+    for (size_t b = 0; b < blocks; b++) {
+        size_t begin = b * DRAW_BLOCK, n = c->n - begin < DRAW_BLOCK ? c->n - begin : DRAW_BLOCK;
+        max[b] = c->k->max(x + begin, n);
+        sum[b] = max[b] == -INFINITY ? 0 : c->k->exp_to(exps, x + begin, n, max[b], by);
+    }
+    float most = c->k->max(max, blocks);
+    if (most == -INFINITY) return false;
+    for (size_t b = 0; b < blocks; b++) {
+        if (sum[b] > 0) sum[b] *= exp(((double)max[b] - (double)most) / temperature);
+        total += sum[b];
+    }
+    if (!isfinite(total)) return false;
+    double target = u * total, below_choice = 0;
+    for (size_t b = 0; b < blocks; b++) {
+        if (sum[b] > 0) choice = b, below_choice = below;
+        if (below + sum[b] > target) break;
+        below += sum[b];
+    }
+    size_t begin = choice * DRAW_BLOCK, n = c->n - begin < DRAW_BLOCK ? c->n - begin : DRAW_BLOCK;
+    double scale = c->k->exp_to(exps, x + begin, n, max[choice], by) / sum[choice];
+    *id = (int32_t)(begin + quantile(exps, n, (target - below_choice) * scale));
+    return true;
 }
 
 static size_t row_floats(size_t vocab)
@@ -168,20 +224,25 @@ int32_t sample(const struct kernels *k, const struct sampling *s, const struct s
 {
     size_t v = (size_t)vocab;
     bool greedy = !(s->temperature >= GREEDY_BELOW) || s->top_k == 1;
-    if (greedy && plain_row(s, h, n_banned)) {
+    bool plain = plain_row(s, h, n_banned), online = !greedy && no_filters(s);
+    struct candidates c = carve(k, v, scratch);
+    int32_t id;
+    if (greedy && plain) {
         size_t best = k->argmax(logits, v);
         if (isfinite(logits[best])) return (int32_t)best;
     }
-    struct candidates c = carve(k, v, scratch);
+    double u = greedy ? 0 : rng_uniform(s->seed, s->stream, step);
+    if (online && plain && draw_online(&c, logits, s->temperature, u, &id)) return id;
     copy_row(s, logits, v, c.logits);
     for (size_t i = 0; i < s->n_bias; i++)
         c.logits[s->bias[i].id] += s->bias[i].bias;
     if (h && sampling_needs_history(s)) apply_penalties(s, h, c.logits);
     for (size_t i = 0; i < n_banned; i++)
         c.logits[banned[i]] = -INFINITY;
+    if (online && !plain && draw_online(&c, c.logits, s->temperature, u, &id)) return id;
     size_t best = k->argmax(c.logits, v);
     float max = c.logits[best];
     if (max == -INFINITY) return last_resort(k, s, logits, v, c.logits);
     if (greedy || max == INFINITY) return (int32_t)best;
-    return draw(s, &c, max, step);
+    return draw(s, &c, max, u);
 }

@@ -177,16 +177,16 @@ void filter_min_p(struct candidates *c, double p)
     kept(c, n);
 }
 
-void filter_typical_p(struct candidates *c, double p)
+void filter_typical_p(struct candidates *c, double p, float max, double by)
 {
-    double total = candidates_sum(c), entropy = 0;
+    double total = candidates_sum(c), log_total = log(total), entropy = 0;
+    for (size_t i = 0; i < c->n; i++) /* log(prob / total) without a logarithm of each */
+        if (c->probs[i] > 0)
+            entropy -= (double)c->probs[i] / total *
+                       (((double)c->logits[i] - (double)max) * by - log_total);
     for (size_t i = 0; i < c->n; i++) {
-        double q = (double)c->probs[i] / total;
-        if (q > 0) entropy -= q * log(q);
-    }
-    for (size_t i = 0; i < c->n; i++) {
-        double q = (double)c->probs[i] / total;
-        c->score[i] = q > 0 ? (float)-fabs(-log(q) - entropy) : -INFINITY;
+        double log_q = ((double)c->logits[i] - (double)max) * by - log_total;
+        c->score[i] = c->probs[i] > 0 ? (float)-fabs(log_q + entropy) : -INFINITY;
     }
     struct border b;
     if (!select_border(c->score, c->probs, c->n, p * total, c->hist, &b)) return;

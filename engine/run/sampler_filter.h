@@ -22,10 +22,12 @@ struct candidates {
     double *hist; /* (SELECT_BUCKETS) free for a filter's use */
 };
 
-void filter_top_k(struct candidates *c, size_t k);     /* k >= 1; uses logits only */
-void filter_typical_p(struct candidates *c, double p); /* 0 < p < 1 */
-void filter_top_p(struct candidates *c, double p);     /* 0 <= p < 1 */
-void filter_min_p(struct candidates *c, double p);     /* 0 < p <= 1 */
+/* filter_* -- keep the k largest logits, k >= 1 (uses logits only); the most typical, 0 < p < 1, of probs that are
+ * exp((logit - max) * by); the largest, 0 <= p < 1; those of at least p of the largest, 0 < p <= 1. */
+void filter_top_k(struct candidates *c, size_t k);
+void filter_typical_p(struct candidates *c, double p, float max, double by);
+void filter_top_p(struct candidates *c, double p);
+void filter_min_p(struct candidates *c, double p);
 
 /* candidates_sum -- of probs, always in the same order: what candidates_draw() divides by. */
 double candidates_sum(const struct candidates *c);

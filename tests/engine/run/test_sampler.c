@@ -134,6 +134,50 @@ START_TEST(supports_in_large_rows)
 }
 END_TEST
 
+/* The first token at which the sum of probabilities exceeds u; -1 where float arithmetic may decide otherwise. */
+static int naive_quantile(const struct naive_row *r, double u)
+{
+    double below = 0;
+    for (int i = 0; i < r->n; i++) {
+        below += r->p[i];
+        if (fabs(below - u) < 1e-6) return -1;
+        if (below > u) return i;
+    }
+    return -1;
+}
+
+/* Without filters each draw is the quantile of its random number, in rows of several blocks: with and without
+ * penalties, with blocks of nothing and numbers that are none. */
+START_TEST(a_draw_without_filters_is_the_quantile)
+{
+    static struct naive_row want;
+    static float x[NAIVE_MAX];
+    static const struct logit_bias bias[] = {{5, 4.0F}, {3000, 6.0F}};
+    int checked = 0;
+    for (int c = 0; c < 24; c++) {
+        int vocab = NAIVE_MAX - 131 * c;
+        struct sampling s;
+        random_row(x, vocab, 2000 + (uint64_t)c, 0);
+        sampling_default(&s);
+        s.temperature = c % 4 ? 0.5 + 0.1 * c : 0.01;
+        s.seed = (uint64_t)c;
+        if (c % 3 == 1) s.bias = bias, s.n_bias = vocab > 3000 ? 2 : 1;
+        for (int i = 900; c % 2 && i < 2200 && i < vocab; i++)
+            x[i] = -INFINITY;
+        if (c % 8 == 7) x[17] = x[vocab - 1] = NAN;
+        naive_sample(&want, &s, x, vocab, NULL, 0, NULL, 0, NULL, 0);
+        for (uint64_t i = 0; i < 300; i++) {
+            int expected = naive_quantile(&want, rng_uniform(s.seed, s.stream, i));
+            int32_t id = sample(tables[c % 2], &s, NULL, x, vocab, NULL, 0, i, scratch);
+            if (expected < 0) continue;
+            ck_assert_int_eq(id, expected);
+            checked++;
+        }
+    }
+    ck_assert_int_gt(checked, 24 * 250);
+}
+END_TEST
+
 START_TEST(penalties_bias_allowed_and_bans)
 {
     static struct naive_row want;
@@ -295,6 +339,7 @@ static Suite *suite(void)
     tcase_set_timeout(t, 60);
     tcase_add_test(t, filters_match_their_definitions);
     tcase_add_test(t, supports_in_large_rows);
+    tcase_add_test(t, a_draw_without_filters_is_the_quantile);
     tcase_add_test(t, penalties_bias_allowed_and_bans);
     tcase_add_test(t, history_counts);
     tcase_add_test(t, greedy_takes_the_lowest_of_equals);
