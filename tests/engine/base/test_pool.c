@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "engine/base/clock.h"
+#include "engine/base/cpu.h"
 #include "engine/base/mem.h"
 #include "tests/support/harness.h"
 
@@ -162,6 +163,27 @@ START_TEST(an_idle_pool_uses_no_cpu)
 }
 END_TEST
 
+/* As many threads as processors, which spin for the next job: only for microseconds. A pool learns when that is futile,
+ * so each time a new one; what the process does besides counts, too, so the least of some times. */
+START_TEST(waiting_soon_is_sleeping)
+{
+    struct cpu cpu;
+    cpu_detect(&cpu);
+    int threads = cpu_threads(&cpu, 0);
+    double least = 1e9;
+    for (int i = 0; i < 10; i++) {
+        struct pool *p = new_pool(threads < 2 ? 2 : threads);
+        check_job(p, 100, 1);
+        double before = cpu_ms();
+        nanosleep(&(struct timespec){.tv_nsec = 10 * 1000 * 1000}, NULL);
+        double used = cpu_ms() - before;
+        if (used < least) least = used;
+        pool_free(p);
+    }
+    ck_assert_double_lt(least, 2);
+}
+END_TEST
+
 #define PARTS 4 /* threads, and pieces that wait for each other */
 
 static void rendezvous(void *arg, size_t begin, size_t end, int worker)
@@ -268,6 +290,7 @@ static Suite *suite(void)
     tcase_add_test(t, thousands_of_tiny_jobs);
     tcase_add_test(t, many_pools_come_and_go);
     tcase_add_test(t, an_idle_pool_uses_no_cpu);
+    tcase_add_test(t, waiting_soon_is_sleeping);
     tcase_add_test(t, all_threads_work_at_once);
     tcase_add_test(t, workers_begin_with_their_own_part);
     tcase_add_test(t, others_do_what_a_worker_does_not_get_to);
