@@ -3,6 +3,9 @@
  *     rows of the step     d d g g d | p p p p p p | p p p      (scheduler_plan.c)
  *     logits only for      d d g g d             .   s s s      last row of a prompt, scored rows
  *
+ * The next step needs the tokens of this one, so sampling cannot overlap it and is spread over the threads, row by
+ * row; what is made of the tokens, text and events, others do while the next step runs.
+ *
  * Logits are taken in blocks of SCHEDULER_LOGIT_ROWS: V floats for each row of a long prompt would
  * be more memory than the model.
  *
