@@ -15,8 +15,8 @@
  * as many end as begin, and the others stay for seconds.
  *
  * Prompts are read one after the other, not side by side, where all would end late and together: the one goes first
- * whose wait is the longest for its length. Among equals that is first come, first served; a short one overtakes a
- * long one, but not for ever. Source: Brinch Hansen, Short-term scheduling in multiprogramming systems (highest
+ * whose wait since its admission is the longest for its length. Among equals that is first come, first served; a short
+ * one overtakes a long one, but not for ever. Source: Brinch Hansen, Short-term scheduling in multiprogramming systems (highest
  * response ratio next), SOSP 1971.
  *
  * Guesses (speculative decoding): a decode step mostly waits for weights, rows beyond the first are
@@ -39,7 +39,8 @@
 #define PATIENCE_SECONDS 0.5     /* as often as the first has waited so long */
 #define FIRST_ROWS 64            /* before anything was measured */
 #define LEAST_ROWS 16
-#define AVERAGE 0.25 /* weight of the newest measurement */
+#define WORK_LEAST 64 /* what the shortest prompt counts as, lest many of them pass all others by */
+#define AVERAGE 0.25  /* weight of the newest measurement */
 #define AVERAGE_STEP 0.0625
 #define COST_DECAY 0.98 /* of older steps in the line through costs */
 #define DRIFT 0.02
@@ -117,7 +118,7 @@ static void choose_prompts(struct scheduler *s)
         if (q->decoding) continue;
         seq_adopt(s, q);
         q->n_rows = 1;
-        q->urgency = (double)(now - time_of(&q->job->submitted_ns)) / q->work;
+        q->urgency = (double)(now - time_of(&q->job->admitted_ns)) / (WORK_LEAST + q->work);
         int k = n++;
         for (; k > 0 && prompts[k - 1]->urgency < q->urgency; k--)
             prompts[k] = prompts[k - 1];

@@ -22,7 +22,7 @@ struct seq {
     bool news;       /* something was published */
 
     int work;       /* rows that were not in the cache at its admission */
-    double urgency; /* of a prompt: nanoseconds since it came, for each row of work */
+    double urgency; /* of a prompt: nanoseconds since its admission for each row of work */
 
     bool cache;      /* its blocks are looked for and kept */
     int n_reusable;  /* leading blocks that need not be computed: nobody wants their logits */

@@ -181,7 +181,6 @@ static struct seq *add(struct by_hand *h, int rows, double ago_s)
     j->tokens = prompt;
     j->n_tokens = (size_t)rows;
     j->max_tokens = 1;
-    atomic_store(&j->submitted_ns, since);
     atomic_store(&j->admitted_ns, since);
     h->seqs[i] = (struct seq){.job = j, .n_feed = rows, .work = rows};
     return h->running[i] = &h->seqs[i];
@@ -230,14 +229,14 @@ END_TEST
 START_TEST(the_longest_wait_for_its_length_goes_first)
 {
     struct by_hand *h = by_hand();
-    struct seq *longer = add(h, 400, 1), *shorter = add(h, 20, 0.1), *last = add(h, 20, 0);
+    struct seq *longer = add(h, 400, 1), *shorter = add(h, 20, 0.3), *last = add(h, 20, 0);
     scheduler_plan(&h->s);
     ck_assert_int_eq(rows_of(h, shorter), 20);
     ck_assert_int_eq(rows_of(h, longer), 172);
     ck_assert_int_eq(rows_of(h, last), 0);
 
     h = by_hand();
-    longer = add(h, 400, 3), shorter = add(h, 20, 0.1);
+    longer = add(h, 400, 3), shorter = add(h, 20, 0.3);
     scheduler_plan(&h->s);
     ck_assert_int_eq(rows_of(h, longer), 192);
     ck_assert_int_eq(rows_of(h, shorter), 0);
