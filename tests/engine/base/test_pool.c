@@ -3,10 +3,12 @@
 
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "engine/base/clock.h"
 #include "engine/base/cpu.h"
@@ -270,8 +272,12 @@ END_TEST
 
 START_TEST(a_thread_that_cannot_start_is_an_error)
 {
-    struct rlimit small = {.rlim_cur = 64 << 20, .rlim_max = 64 << 20};
-    ck_assert_int_eq(setrlimit(RLIMIT_AS, &small), 0);
+    unsigned long pages = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    ck_assert(f && fscanf(f, "%lu", &pages) == 1);
+    fclose(f);
+    rlim_t most = pages * (rlim_t)sysconf(_SC_PAGESIZE) + (64 << 20); /* room for a few stacks */
+    ck_assert_int_eq(setrlimit(RLIMIT_AS, &(struct rlimit){.rlim_cur = most, .rlim_max = most}), 0);
     struct pool *p = NULL;
     struct err e = {0};
     ck_assert_int_eq(pool_new(&p, 1000, &e), ERR_IO);
