@@ -165,16 +165,46 @@ static int refine(const struct compress *c, struct compress_layer *x, const floa
     return rc;
 }
 
-/* As the file will give them back. */
-static void narrow(struct ttm *w, enum dtype t)
+/* TT-SVD leaves the norm of the whole layer in the last core, and F16 may hold every weight but not that.
+ * Cores count only as a product: powers of two, which cost no digit, make the largest number of each about
+ * the same. */
+static void level(struct ttm64 *w)
 {
-    if (t == DTYPE_F32) return;
-    for (int k = 0; k < w->shape.d; k++)
-        for (size_t i = 0; i < ttm_shape_core(&w->shape, k); i++) {
+    const struct ttm_shape *s = &w->shape;
+    int exponent[TTM_MAX_CORES], sum = 0;
+    for (int k = 0; k < s->d; k++) {
+        double largest = 0;
+        for (size_t i = 0; i < ttm_shape_core(s, k); i++)
+            largest = fmax(largest, fabs(w->core[k][i]));
+        frexp(largest, &exponent[k]);
+        sum += exponent[k];
+    }
+    for (int k = 0; k < s->d; k++) {
+        int wanted = sum * (k + 1) / s->d - sum * k / s->d; /* in all, the sum */
+        for (size_t i = 0; i < ttm_shape_core(s, k); i++)
+            w->core[k][i] = ldexp(w->core[k][i], wanted - exponent[k]);
+    }
+}
+
+/* Cores as the file will give them back. A number that its type does not hold is refused here: once it is an
+ * infinity, the writer takes it for one of the model's. */
+static int narrow(struct compress_layer *x, const struct ttm64 *w, enum dtype t, struct err *err)
+{
+    int rc = ttm64_to(&x->cores, w, x->layer->name, err);
+    for (int k = 0; !rc && k < w->shape.d; k++)
+        for (size_t i = 0; !rc && i < ttm_shape_core(&w->shape, k); i++) {
+            float *v = &x->cores.core[k][i];
             uint16_t half;
-            dtype_from_f32(&half, t, &w->core[k][i], 1);
-            dtype_to_f32(&w->core[k][i], &half, t, 1);
+            if (t != DTYPE_F32) {
+                dtype_from_f32(&half, t, v, 1);
+                dtype_to_f32(v, &half, t, 1);
+            }
+            if (!isfinite(*v))
+                rc = err_set(err, ERR_INVALID,
+                             "%s: core %d has the value %g, which is too large for %s",
+                             x->layer->name, k, w->core[k][i], dtype_name(t));
         }
+    return rc;
 }
 
 static int measure(struct compress_layer *x, const float *dense, struct err *err)
@@ -198,16 +228,15 @@ static int measure(struct compress_layer *x, const float *dense, struct err *err
 
 static int compress_layer(struct compress *c, struct compress_layer *x, struct err *err)
 {
+    enum dtype t = c->dtype >= 0 ? (enum dtype)c->dtype : layers_dtype(x->layer);
     float *dense = NULL;
     struct ttm64 w = {0};
     int rc = layers_dense(&dense, x->layer, err);
     if (!rc) rc = decompose(c, x, dense, &w, err);
     if (!rc && x->moments) rc = refine(c, x, dense, &w, err);
-    if (!rc) rc = ttm64_to(&x->cores, &w, x->layer->name, err);
-    if (!rc) {
-        narrow(&x->cores, c->dtype >= 0 ? (enum dtype)c->dtype : layers_dtype(x->layer));
-        rc = measure(x, dense, err);
-    }
+    if (!rc && t == DTYPE_F16) level(&w);
+    if (!rc) rc = narrow(x, &w, t, err);
+    if (!rc) rc = measure(x, dense, err);
     ttm64_release(&w);
     free(dense);
     return rc;

@@ -148,6 +148,36 @@ START_TEST(reports_are_true)
 }
 END_TEST
 
+/* Every weight fits into F16, the norm of a layer does not; and what does not fit is named. */
+START_TEST(f16_holds_what_it_can)
+{
+    struct make_model m = small();
+    m.std = 12000;
+    m.dtype = DTYPE_F16;
+    const char *from = new_model("from", m), *top = temp_dir(), *to = path_join(top, "to");
+    struct layers a, b;
+    free(RUN(cmd_compress, from, "-o", to, "--layers", "mlp", "--error", "0", "--shape",
+             "(16,64)(2,2)"));
+    open_layers(&a, from);
+    open_layers(&b, to);
+    for (size_t i = 2; i < 4; i++) {
+        ck_assert_int_eq(layers_dtype(&b.layer[i]), DTYPE_F16);
+        assert_close(layer_distance(&b, &a, i), 0, 2e-3, 0);
+    }
+    layers_close(&a);
+    layers_close(&b);
+    m.std = 1e12;
+    m.dtype = DTYPE_F32;
+    const char *large = new_model("large", m), *out = path_join(top, "out");
+    static const char *const says[] = {"h.0.mlp.c_fc: core 0 has the value ",
+                                       ", which is too large for F16"};
+    for (int i = 0; i < 2; i++)
+        REFUSED(cmd_compress, says[i], large, "-o", out, "--layers", "mlp", "--rank", "8",
+                "--shape", "(4,16)(8,8)", "--dtype", "f16");
+    ck_assert_int_eq(tool_entries(top), 1);
+}
+END_TEST
+
 START_TEST(a_calibrated_model_is_better_on_its_text)
 {
     const char *from = new_model("from", small()), *d = temp_dir();
@@ -293,6 +323,7 @@ static Suite *suite(void)
     tcase_add_loop_test(t, exact_compression_is_the_same_model, 0,
                         (int)(sizeof prefixes / sizeof *prefixes));
     tcase_add_loop_test(t, reports_are_true, 0, (int)(sizeof ways / sizeof *ways));
+    tcase_add_test(t, f16_holds_what_it_can);
     tcase_add_test(t, a_calibrated_model_is_better_on_its_text);
     tcase_add_test(t, layers_that_are_ttm_stay);
     tcase_add_test(t, bad_flags);
