@@ -127,6 +127,14 @@ static int put_int8(struct pass *p, const struct st_tensor *t, bool transposed)
     buf_printf(&scale, "%s_scale", t->name);
     int rc = 0;
     if (!p->data) {
+        const struct st_tensor *taken = st_find(p->r->from->set, scale.data);
+        if (taken) {
+            rc = err_set(p->err, ERR_INVALID,
+                         "%s: tensor %s has the name that the scales of %s would get; it is not "
+                         "part of a GPT-2",
+                         taken->file, taken->name, t->name);
+            goto out;
+        }
         st_writer_declare(p->out, t->name, DTYPE_I8, t->shape, 2);
         st_writer_declare(p->out, scale.data, DTYPE_F32, &n, 1);
         goto out;

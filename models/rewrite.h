@@ -22,8 +22,9 @@ struct rewrite {
  * begun. Tensors keep order and names; a layer's cores are PREFIX.ttm.cores.{k}. 8-bit numbers and scales
  * are those that loading with the number format int8 makes.
  *
- * Errors  ERR_IO; ERR_INVALID naming a tensor with a number that the dtype cannot hold; ERR_NOMEM;
- *         ERR_SHUTDOWN after a signal. The directory is to be aborted then.
+ * Errors  ERR_IO; ERR_INVALID naming a tensor with a number that the dtype cannot hold, or with the name
+ *         NAME_scale that another one needs; ERR_NOMEM; ERR_SHUTDOWN after a signal. The directory is to
+ *         be aborted then.
  */
 int rewrite_model(const struct tool *t, const struct rewrite *r, const struct outdir *o,
                   struct err *err);

@@ -135,6 +135,30 @@ START_TEST(damaged_files_are_refused)
 }
 END_TEST
 
+/* A tensor that has the name of another one's scales already. */
+static void add_scale(struct raw_st *r, const struct st_tensor *t, const void *arg)
+{
+    (void)arg;
+    raw_copy(r, t->name, t);
+    if (!strstr(t->name, "wte.weight")) return;
+    char name[80];
+    snprintf(name, sizeof name, "%s_scale", t->name);
+    raw_copy(r, name, t);
+}
+
+START_TEST(a_name_that_is_taken)
+{
+    const char *from = new_model("from", models[0]), *top = temp_dir();
+    const char *more = raw_edited(from, add_scale, NULL);
+    ck_assert_int_eq(tokenizer_write_bytes(more, 300, NULL), 0);
+    REFUSED(cmd_quantize,
+            "model.safetensors: tensor transformer.wte.weight_scale has the name that the scales "
+            "of transformer.wte.weight would get",
+            more, "-o", path_join(top, "out"));
+    ck_assert_int_eq(tool_entries(top), 0);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("quantize");
@@ -144,6 +168,7 @@ static Suite *suite(void)
     tcase_add_test(t, only_what_is_chosen);
     tcase_add_test(t, flags_are_checked);
     tcase_add_loop_test(t, damaged_files_are_refused, 0, 6);
+    tcase_add_test(t, a_name_that_is_taken);
     suite_add_tcase(s, t);
     return s;
 }
