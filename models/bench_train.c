@@ -45,7 +45,7 @@ static const struct option table[] = {
      "compute threads; 0 = all that may be used"},
     {"kernels", 0, OPTION_STRING, FIELD(kernels), "NAME", 0, 0, NULL,
      "instruction set: scalar, avx2, avx512, neon (default: the fastest)"},
-    COUNT("layers", sizes.layers, 4096, "of the model (default 6)"),
+    COUNT("layers", sizes.layers, SIZES_MAX_LAYERS, "of the model (default 6)"),
     COUNT("channels", sizes.channels, SIZES_MAX, "its width (default 384)"),
     COUNT("heads", sizes.heads, SIZES_MAX, "attention heads (default 6)"),
     COUNT("block", sizes.positions, SIZES_MAX, "tokens of a sequence (default 256)"),

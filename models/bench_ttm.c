@@ -276,7 +276,8 @@ static int prepare(struct bench *b, const struct bench_ttm_args *a, struct err *
     for (size_t i = 0; !rc && i < st_count(b->set); i++)
         total += st_at(b->set, i)->elements;
     if (!rc)
-        rc = inspect_ttm_open(&b->layers, b->tool, &b->cfg, b->set, b->dtype, 0, &ignored, err);
+        rc = inspect_ttm_open(&b->layers, b->tool, a->dir, &b->cfg, b->set, b->dtype, 0, &ignored,
+                              err);
     if (!rc && !b->layers.n)
         rc = err_set(err, ERR_INVALID, "%s has no TTM layer that can be used%s%s", a->dir,
                      ignored.code ? ": " : "", ignored.msg);

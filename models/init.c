@@ -27,7 +27,8 @@ struct init_args {
 static const struct option table[] = {
     {"preset", 0, OPTION_STRING, FIELD(sizes.preset), "NAME", 0, 0, SIZES_PRESETS,
      "sizes to begin with (default tiny)"},
-    {"layers", 0, OPTION_INT, FIELD(sizes.layers), "N", 1, 4096, NULL, "transformer blocks"},
+    {"layers", 0, OPTION_INT, FIELD(sizes.layers), "N", 1, SIZES_MAX_LAYERS, NULL,
+     "transformer blocks"},
     {"channels", 0, OPTION_INT, FIELD(sizes.channels), "N", 1, SIZES_MAX, NULL, "width, n_embd"},
     {"heads", 0, OPTION_INT, FIELD(sizes.heads), "N", 1, SIZES_MAX, NULL,
      "attention heads; divides the channels"},

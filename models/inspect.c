@@ -283,8 +283,8 @@ int cmd_inspect(const struct tool *t, int argc, char **argv, struct err *err)
     tokenizer_open(&m.tokenizer, m.dir, &m.tokenizer_err);
     count(&m);
     enum dtype held = m.wte && m.wte->dtype == DTYPE_I8 ? DTYPE_I8 : DTYPE_F32; /* as at load */
-    rc = inspect_ttm_open(&m.ttm, t, &m.cfg, m.set, held, m.params * dtype_size(held), &m.ttm_err,
-                          err);
+    rc = inspect_ttm_open(&m.ttm, t, m.dir, &m.cfg, m.set, held, m.params * dtype_size(held),
+                          &m.ttm_err, err);
     if (rc == 0 && a.json)
         rc = print_json(&m, t->out, err);
     else if (rc == 0)

@@ -7,6 +7,7 @@
 
 #include "engine/base/mem.h"
 #include "engine/ttm/rates_file.h"
+#include "models/layers.h"
 
 static const struct {
     const char *key;
@@ -91,14 +92,15 @@ static int twin_of(const struct inspect_ttm *t, int i)
     return k;
 }
 
-int inspect_ttm_open(struct inspect_ttm *out, const struct tool *t, const struct gpt2_config *cfg,
-                     const struct st_set *set, enum dtype held, size_t other_bytes,
-                     struct err *warn, struct err *err)
+int inspect_ttm_open(struct inspect_ttm *out, const struct tool *t, const char *dir,
+                     const struct gpt2_config *cfg, const struct st_set *set, enum dtype held,
+                     size_t other_bytes, struct err *warn, struct err *err)
 {
     struct ttm_rates m;
     *out = (struct inspect_ttm){0};
-    if (!find_layers(out, cfg, set, warn)) return 0;
-    int rc = get_rates(&m, held, t, err);
+    int rc = layers_promised(cfg, set, dir, err);
+    if (rc || !find_layers(out, cfg, set, warn)) return rc;
+    rc = get_rates(&m, held, t, err);
     for (int i = 0; !rc && i < out->n; i++) {
         int k = twin_of(out, i);
         if (k == i) {

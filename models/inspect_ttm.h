@@ -28,15 +28,16 @@ struct inspect_ttm {
 
 /* inspect_ttm_open -- find and check the layers and plan them.
  *
+ *   dir          whose configuration and tensors they are: for messages
  *   held         what the layers will be held in
  *   other_bytes  of the weights that are not TTM, as they will be held
  *
  * A layer that is refused is not listed here: `warn` says why, to be printed. Plans come from the
  * machine's rates, measured once and kept in the user's cache.
- * Errors  ERR_NOMEM, ERR_INVALID. *out is to be released all the same. */
-int inspect_ttm_open(struct inspect_ttm *out, const struct tool *t, const struct gpt2_config *cfg,
-                     const struct st_set *set, enum dtype held, size_t other_bytes,
-                     struct err *warn, struct err *err);
+ * Errors  ERR_NOMEM, ERR_INVALID, those of layers_promised(). *out is to be released all the same. */
+int inspect_ttm_open(struct inspect_ttm *out, const struct tool *t, const char *dir,
+                     const struct gpt2_config *cfg, const struct st_set *set, enum dtype held,
+                     size_t other_bytes, struct err *warn, struct err *err);
 void inspect_ttm_release(struct inspect_ttm *t);
 
 void inspect_ttm_print(const struct inspect_ttm *t, FILE *f);

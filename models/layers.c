@@ -129,21 +129,26 @@ static void name_layers(struct layers *l)
     }
 }
 
+int layers_promised(const struct gpt2_config *cfg, const struct st_set *set, const char *dir,
+                    struct err *err)
+{
+    size_t blocks = (size_t)cfg->n_layer, tensors = st_count(set);
+    if (blocks <= tensors / LAYERS_PER_BLOCK) return 0;
+    return err_set(err, ERR_MISSING,
+                   "%s: %zu tensors are too few for the %zu layers that config.json promises", dir,
+                   tensors, blocks);
+}
+
 int layers_open(struct layers *l, const char *dir, struct err *err)
 {
     *l = (struct layers){.dir = dir};
     int rc = gpt2_config_load(&l->cfg, dir, err);
     if (!rc) rc = st_open(&l->set, dir, err);
     if (rc) goto out;
-    /* Every layer has a tensor: a config.json that promises more is not believed. */
-    size_t blocks = (size_t)l->cfg.n_layer, tensors = st_count(l->set);
-    if (blocks > tensors / LAYERS_PER_BLOCK) {
-        rc = err_set(err, ERR_MISSING,
-                     "%s: %zu tensors are too few for the %zu layers that config.json promises",
-                     dir, tensors, blocks);
-        goto out;
-    }
-    l->n = blocks * LAYERS_PER_BLOCK;
+    rc = layers_promised(&l->cfg, l->set, dir, err);
+    if (rc) goto out;
+    size_t tensors = st_count(l->set);
+    l->n = (size_t)l->cfg.n_layer * LAYERS_PER_BLOCK;
     l->layer = mem_calloc(l->n, sizeof *l->layer);
     l->of = mem_calloc(tensors, sizeof *l->of);
     name_layers(l);

@@ -32,6 +32,11 @@ struct layers {
     struct layer **of; /* (tensors) whose weight or core a tensor is; NULL: another one; owned */
 };
 
+/* layers_promised -- whether the tensors can be those of as many blocks as config.json promises: to be asked
+ * before anything is sized by it. Errors  ERR_MISSING naming dir and both numbers. */
+int layers_promised(const struct gpt2_config *cfg, const struct st_set *set, const char *dir,
+                    struct err *err);
+
 /* layers_open -- find the layers of a model directory and check that they are whole, as the loader does.
  * Tensors that belong to no layer are not judged.
  *

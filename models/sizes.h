@@ -10,6 +10,7 @@
  * overridden. */
 #define SIZES_PRESETS "gpt2|gpt2-medium|gpt2-large|gpt2-xl|distilgpt2|tiny"
 #define SIZES_MAX 16777216.0 /* what the loader takes */
+enum { SIZES_MAX_LAYERS = 4096 };
 
 struct sizes {
     const char *preset;                                       /* borrowed */

@@ -113,7 +113,8 @@ int net_load(const struct net *net, const struct st_set *st, float *w, struct er
  *   labels  of a classifier, 0 = a language model
  *   w       (net->floats) receives memory of mem_map(); NULL after some failures
  *
- * Errors  those of gpt2_config_load(), st_open(), net_shapes_of(), net_init(), net_load(); ERR_NOMEM.
+ * Errors  those of gpt2_config_load(), st_open(), layers_promised(), net_shapes_of(), net_init(),
+ *         net_load(); ERR_NOMEM.
  *         *net and *w are to be released also then. */
 int net_open(struct net *net, float **w, const char *dir, int labels, struct err *err);
 

@@ -7,6 +7,7 @@
 
 #include "engine/base/mem.h"
 #include "engine/gpt2/ttm_tensors.h"
+#include "models/layers.h"
 #include "models/train/net.h"
 
 /* By name, with whatever prefixes either carries. */
@@ -117,6 +118,7 @@ int net_open(struct net *net, float **w, const char *dir, int labels, struct err
     void *p = NULL;
     int rc = gpt2_config_load(&cfg, dir, err);
     if (!rc) rc = st_open(&st, dir, err);
+    if (!rc) rc = layers_promised(&cfg, st, dir, err);
     if (rc) goto out;
     shapes = mem_alloc((size_t)cfg.n_layer * sizeof *shapes);
     rc = net_shapes_of(st, &cfg, shapes, err);

@@ -36,7 +36,7 @@ static const struct option table[] = {
     FLAG_TEXT("from", from, "DIR", "go on from this model, dense or TTM, with new moments"),
     FLAG_TEXT("config", config, "DIR", "sizes from this directory's config.json"),
     FLAG_CHOICE("preset", sizes.preset, SIZES_PRESETS, "sizes to begin with (default tiny)"),
-    FLAG_INT("layers", sizes.layers, 1, 4096, "transformer blocks"),
+    FLAG_INT("layers", sizes.layers, 1, SIZES_MAX_LAYERS, "transformer blocks"),
     FLAG_INT("channels", sizes.channels, 1, SIZES_MAX, "width, n_embd"),
     FLAG_INT("heads", sizes.heads, 1, SIZES_MAX, "attention heads; divides the channels"),
     FLAG_INT("positions", sizes.positions, 1, SIZES_MAX, "context length"),

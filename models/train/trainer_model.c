@@ -65,12 +65,22 @@ int trainer_shapes(const struct train_args *a, const struct gpt2_config *cfg, ne
     return rc;
 }
 
+/* No tensor says whether a configuration is true: layers are as many as the flag may give. */
+static int read_config(struct gpt2_config *cfg, const char *dir, struct err *err)
+{
+    int rc = gpt2_config_load(cfg, dir, err);
+    if (rc || cfg->n_layer <= SIZES_MAX_LAYERS) return rc;
+    return err_set_param(err, ERR_INVALID, "config",
+                         "--config: %s/config.json has %d layers, expected 1..%d", dir,
+                         cfg->n_layer, SIZES_MAX_LAYERS);
+}
+
 static int from_nothing(struct trainer *r, struct err *err)
 {
     struct gpt2_config cfg;
     int rc;
     if (r->a.config) {
-        rc = gpt2_config_load(&cfg, r->a.config, err);
+        rc = read_config(&cfg, r->a.config, err);
     } else {
         struct sizes sizes = r->a.sizes;
         if (!sizes.vocab) sizes.vocab = tokenizer_vocab(r->tok);

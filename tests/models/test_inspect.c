@@ -268,6 +268,28 @@ START_TEST(refuses_by_name)
 }
 END_TEST
 
+/* What sizes nothing: a configuration that the tensors cannot bear out. */
+START_TEST(more_layers_than_tensors)
+{
+    const char *dir = temp_dir();
+    struct gpt2_config many = small;
+    struct buf b = {0};
+    struct tool_result r;
+    write_model(dir, &small, NULL, 0);
+    many.n_layer = 1 << 24;
+    checkpoint_config_json(&many, DTYPE_F16, &b);
+    write_file(path_join(dir, "config.json"), b.data, b.len);
+    buf_release(&b);
+    TOOL(&r, cmd_inspect, dir);
+    ck_assert_int_eq(r.rc, ERR_MISSING);
+    ck_assert_msg(strstr(r.err.msg, dir) && strstr(r.err.msg,
+                                                   "28 tensors are too few for the "
+                                                   "16777216 layers"),
+                  "%s", r.err.msg);
+    tool_result_release(&r);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("inspect");
@@ -277,6 +299,7 @@ static Suite *suite(void)
     tcase_add_test(t, gpt2_small);
     tcase_add_test(t, ttm_layers);
     tcase_add_test(t, names_are_data);
+    tcase_add_test(t, more_layers_than_tensors);
     tcase_add_test(t, refuses_by_name);
     suite_add_tcase(s, t);
     return s;

@@ -172,6 +172,28 @@ START_TEST(shapes_of_another_size_are_refused)
 }
 END_TEST
 
+START_TEST(more_layers_than_tensors_are_refused)
+{
+    struct net net, other = {0};
+    float *w, *none = NULL;
+    struct buf b = {0};
+    struct err err = {0};
+    make_net(&net, &w, false, false);
+    const char *dir = save(&net, w, "many");
+    struct gpt2_config many = small;
+    many.n_layer = 1 << 24;
+    checkpoint_config_json(&many, DTYPE_F32, &b);
+    write_file(path_join(dir, "config.json"), b.data, b.len);
+    buf_release(&b);
+    ck_assert_int_eq(net_open(&other, &none, dir, 0, &err), ERR_MISSING);
+    ck_assert_msg(strstr(err.msg, "28 tensors are too few for the 16777216 layers") != NULL, "%s",
+                  err.msg);
+    net_release(&other);
+    net_release(&net);
+    free(w);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("net");
@@ -179,6 +201,7 @@ static Suite *suite(void)
     tcase_add_unchecked_fixture(t, setup, NULL);
     tcase_add_loop_test(t, the_engine_computes_the_same, 0, 4);
     tcase_add_test(t, a_checkpoint_comes_back);
+    tcase_add_test(t, more_layers_than_tensors_are_refused);
     tcase_add_test(t, parameters_are_counted);
     tcase_add_test(t, shapes_of_another_size_are_refused);
     suite_add_tcase(s, t);

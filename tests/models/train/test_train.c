@@ -198,6 +198,13 @@ START_TEST(refuses_flags_by_name)
         "--block", "33");
     BAD("the tokenizer in", DATA, "-o", dir, "--steps", "1", "--vocab", "200");
     BAD("/nonexistent", DATA, "-o", dir, "--steps", "1", "--config", "/nonexistent");
+    static const char many[] =
+        "{\"model_type\": \"gpt2\", \"n_layer\": 4097, \"n_embd\": 16, \"n_head\": 2, "
+        "\"n_positions\": 32, \"vocab_size\": 300}";
+    const char *deep = temp_dir();
+    write_file(path_join(deep, "config.json"), many, sizeof many - 1);
+    BAD("/config.json has 4097 layers, expected 1..4096", DATA, "-o", dir, "--steps", "1",
+        "--config", deep);
     BAD("/nonexistent", "--data", files.data, "--from", "/nonexistent", "-o", dir, "--steps", "1");
     BAD("/nonexistent", DATA, "-o", dir, "--steps", "1", "--teacher", "/nonexistent");
     const char *other =
