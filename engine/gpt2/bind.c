@@ -285,14 +285,14 @@ static bool same_matrix(const struct binder *b, const struct st_tensor *x,
            memcmp(p->tensor->data, q->tensor->data, p->tensor->bytes) == 0;
 }
 
-/* Token embedding, LM head, positions. A checkpoint may hold lm_head.weight although it is tied; with
- * tie_word_embeddings true Hugging Face overwrites it by wte, whatever it says. */
+/* Token embedding, LM head, positions. A checkpoint may hold lm_head.weight although it is tied, in 8 bits with
+ * its scales; with tie_word_embeddings true Hugging Face overwrites it by wte, whatever it says. */
 static int bind_ends(struct binder *b)
 {
     struct gpt2 *m = b->m;
     size_t v = (size_t)m->cfg.vocab_size, c = (size_t)m->cfg.n_embd;
     size_t p = (size_t)m->cfg.n_positions;
-    const struct st_tensor *wte, *head = NULL, *wpe;
+    const struct st_tensor *wte, *head = NULL, *unused, *wpe;
     int rc = take(b, "wte.weight", v, c, FLOATS_OR_I8, &wte);
     if (!rc && find(b, "lm_head.weight")) rc = take(b, "lm_head.weight", v, c, FLOATS_OR_I8, &head);
     if (!rc && !head && !m->cfg.tie_word_embeddings)
@@ -302,7 +302,8 @@ static int bind_ends(struct binder *b)
     if (rc) return rc;
     m->tied = !head || m->cfg.tie_word_embeddings || same_matrix(b, head, wte);
     if (m->tied && head) m->n_params -= head->elements;
-    rc = pack_tensor(b, m->tied ? wte : head, &m->head, 1);
+    if (m->tied && head) rc = take_scale(b, head, v, &unused);
+    if (!rc) rc = pack_tensor(b, m->tied ? wte : head, &m->head, 1);
     if (!rc && !m->tied) rc = pack_tensor(b, wte, &m->wte, 1);
     b->fills->ttm_dtype = held_as(b->dtype, wte->dtype == DTYPE_I8 ? DTYPE_I8 : DTYPE_F32);
     if (!rc) rc = take(b, "wpe.weight", p, c, FLOATS, &wpe);

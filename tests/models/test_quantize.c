@@ -116,6 +116,31 @@ static void damage(struct raw_st *r, const struct st_tensor *t, const void *arg)
     }
 }
 
+/* lm_head.weight, a copy of the embedding or another matrix, beside it. */
+static void add_head(struct raw_st *r, const struct st_tensor *t, const void *arg)
+{
+    raw_copy(r, t->name, t);
+    if (strstr(t->name, "wte.weight") == NULL) return;
+    struct st_tensor head = *t;
+    float *w = memcpy(malloc(t->bytes), t->data, t->bytes);
+    if (*(const int *)arg) w[0] += 1;
+    head.data = w;
+    raw_copy(r, "lm_head.weight", &head);
+    free(w);
+}
+
+/* Tied, and the head is stored nevertheless: it is not computed with, in 8 bits neither. */
+START_TEST(a_head_that_is_stored_although_it_is_tied)
+{
+    const char *from = new_model("from", models[0]), *out = path_join(temp_dir(), "out");
+    const char *more = raw_edited(from, add_head, &_i), *want = path_join(temp_dir(), "want");
+    ck_assert_int_eq(tokenizer_write_bytes(more, 300, NULL), 0);
+    free(RUN(cmd_quantize, more, "-o", out));
+    free(RUN(cmd_quantize, from, "-o", want));
+    ck_assert(nll(out, "auto") == nll(want, "auto"));
+}
+END_TEST
+
 static const char *const says[] = {
     "tensor transformer.h.0.mlp.c_fc.weight is I8, but h.0.mlp.c_fc.weight_scale is missing",
     "h.0.mlp.c_fc.weight_scale has shape [64], expected [128]",
@@ -169,6 +194,7 @@ static Suite *suite(void)
     tcase_add_test(t, flags_are_checked);
     tcase_add_loop_test(t, damaged_files_are_refused, 0, 6);
     tcase_add_test(t, a_name_that_is_taken);
+    tcase_add_loop_test(t, a_head_that_is_stored_although_it_is_tied, 0, 2);
     suite_add_tcase(s, t);
     return s;
 }
