@@ -3,7 +3,9 @@
  * state: a process that dies in between takes the same steps again and writes the same model. */
 #include "models/train/trainer.h"
 
+#include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -83,10 +85,27 @@ static int take_step(struct trainer *r, struct runlog_step *out, struct err *err
     return 0;
 }
 
+/* The first model of a run may take another one's place, and needs another configuration and tokenizer then.
+ * The weights, which take the time and the room, are on the disk before any of them is replaced. */
+static int export_first(struct trainer *r, const char *path, struct err *err)
+{
+    char *first = outdir_join(r->a.out, "model.safetensors.first");
+    int rc = net_save(&r->net, r->w, trainer_dtype(r), first, err);
+    if (!rc) {
+        rc = trainer_describe(r, err);
+        if (!rc && rename(first, path) != 0)
+            rc = err_set(err, ERR_IO, "cannot rename %s to %s: %s", first, path, strerror(errno));
+        if (rc) unlink(first);
+    }
+    free(first);
+    return rc;
+}
+
 static int export_model(struct trainer *r, struct err *err)
 {
     char *path = outdir_join(r->a.out, "model.safetensors");
-    int rc = net_save(&r->net, r->w, trainer_dtype(r), path, err);
+    int rc = r->exported ? net_save(&r->net, r->w, trainer_dtype(r), path, err)
+                         : export_first(r, path, err);
     if (!rc) rc = atomic_file_sync_dir(path, err);
     free(path);
     if (!rc) r->exported = true;

@@ -12,7 +12,7 @@
 #include "models/train/train_options.h"
 
 /* A training run. The output directory is a model directory from the first checkpoint on:
- *   config.json, tokenizer files   written at start
+ *   config.json, tokenizer files   written with the first checkpoint
  *   model.safetensors              the best checkpoint: lowest validation loss, or the last one
  *   train.state                    for --resume
  *   log.jsonl                      the log
@@ -73,6 +73,10 @@ struct trainer_valid {
     double accuracy; /* -1: a text */
 };
 struct trainer_valid trainer_validate(struct trainer *r);
+
+/* trainer_describe -- config.json and the tokenizer's files, what a model needs beside its weights.
+ * Errors  ERR_IO, those of tokenizer_copy_files(). */
+int trainer_describe(const struct trainer *r, struct err *err);
 
 /* trainer_dtype -- of the model that is written. */
 enum dtype trainer_dtype(const struct trainer *r);

@@ -57,7 +57,7 @@ enum dtype trainer_dtype(const struct trainer *r)
     return !strcmp(r->a.dtype, "f16") ? DTYPE_F16 : DTYPE_F32;
 }
 
-static int write_directory(const struct trainer *r, struct err *err)
+int trainer_describe(const struct trainer *r, struct err *err)
 {
     struct buf b = {0};
     char *path = outdir_join(r->a.out, "config.json");
@@ -76,13 +76,12 @@ static int write_directory(const struct trainer *r, struct err *err)
 }
 
 /* A run begins with a state of step 0: from here on --resume goes on with it. A model that was there stays
- * until there is a better one. */
+ * until there is a better one, with its configuration and its tokenizer. */
 static int begin_run(struct trainer *r, const char *state, struct err *err)
 {
     if (unlink(state) != 0 && errno != ENOENT)
         return err_set(err, ERR_IO, "cannot remove %s: %s", state, strerror(errno));
-    int rc = write_directory(r, err);
-    return rc ? rc : state_save(state, &r->net, &r->state, r->w, r->optim.m, r->optim.v, err);
+    return state_save(state, &r->net, &r->state, r->w, r->optim.m, r->optim.v, err);
 }
 
 static int open_state(struct trainer *r, struct err *err)

@@ -277,6 +277,29 @@ START_TEST(a_loss_that_is_none_ends_the_run)
 }
 END_TEST
 
+/* --force over a model of other sizes and another tokenizer: whole as long as the run has none. */
+START_TEST(a_model_stays_until_there_is_another)
+{
+    const char *old = new_model("old", (struct make_model){.layers = 1, .vocab = 400});
+    static const char *const names[] = {"model.safetensors", "config.json", "tokenizer.json"};
+    char dir[1024], was[1024], command[5000]; /* path_join's own are few */
+    snprintf(dir, sizeof dir, "%s", NEW_DIR("m"));
+    snprintf(was, sizeof was, "%s", NEW_DIR("was"));
+    snprintf(command, sizeof command, "cp -r %s %s && cp -r %s %s", old, dir, old, was);
+    ck_assert_int_eq(system(command), 0);
+    BAD("a lower --lr may help", DATA, "-o", dir, "--steps", "200", "--lr", "10", "--clip", "0",
+        "--eps", "1e-30", "--decay", "10", "--eval-every", "1000", "--force");
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        ck_assert_msg(same_file(dir, was, names[i]), "%s", names[i]);
+    free(RUN(cmd_eval, dir, "--text", files.valid));
+    TRAIN(DATA, "-o", dir, "--steps", "2", "--force");
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        ck_assert_msg(!same_file(dir, was, names[i]), "%s", names[i]);
+    free(RUN(cmd_eval, dir, "--text", files.valid));
+    ck_assert_int_ne(access(path_join(dir, "model.safetensors.first"), F_OK), 0);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("train");
@@ -291,6 +314,7 @@ static Suite *suite(void)
     tcase_add_test(t, learns_from_a_teacher);
     tcase_add_test(t, refuses_flags_by_name);
     tcase_add_test(t, refusals_leave_a_run_alone);
+    tcase_add_test(t, a_model_stays_until_there_is_another);
     tcase_add_test(t, texts_too_short);
     tcase_add_test(t, a_loss_that_is_none_ends_the_run);
     suite_add_tcase(s, t);
