@@ -2,6 +2,7 @@
  * the number format int8 would not decide: the same numbers, made once. Layers that lose too much can stay
  * as they are. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine/base/mem.h"
 #include "models/options.h"
@@ -33,6 +34,20 @@ static const struct options options = {
     .n = sizeof table / sizeof *table,
 };
 
+/* A classifier is read by `ttm eval --task` and `ttm train` alone, and they compute in f32. */
+static int check_kind(const struct layers *l, struct err *err)
+{
+    for (size_t i = 0; i < st_count(l->set); i++) {
+        const struct st_tensor *t = st_at(l->set, i);
+        if (strcmp(ttm_tensors_key(t->name), "score.weight") == 0)
+            return err_set(err, ERR_UNSUPPORTED,
+                           "%s: tensor %s is the head of a classifier: what evaluates one, `ttm "
+                           "eval --task`, reads F32, F16 and BF16, but no 8-bit weights",
+                           t->file, t->name);
+    }
+    return 0;
+}
+
 int cmd_quantize(const struct tool *t, int argc, char **argv, struct err *err)
 {
     struct quantize_args a = {.layers = "all"};
@@ -45,7 +60,8 @@ int cmd_quantize(const struct tool *t, int argc, char **argv, struct err *err)
     rc = layers_open(&l, dir, err);
     if (rc) return rc;
     bool *chosen = mem_calloc(l.n + 1, sizeof *chosen);
-    rc = layers_select(&l, a.layers, chosen, err);
+    rc = check_kind(&l, err);
+    if (!rc) rc = layers_select(&l, a.layers, chosen, err);
     if (!rc) rc = outdir_begin(&o, a.out, a.force, err);
     const struct rewrite r = {.from = &l, .dtype = -1, .int8 = chosen};
     if (!rc) rc = rewrite_model(t, &r, &o, err);

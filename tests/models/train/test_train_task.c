@@ -296,6 +296,9 @@ START_TEST(refuses_by_name)
             "mmx");
     REFUSED(cmd_eval, "expected not_entailment and entailment", dir, "--task", "rte", "--data",
             f.path);
+    REFUSED(cmd_quantize, "score.weight is the head of a classifier", dir, "-o",
+            path_join(top, "q"));
+    ck_assert_int_eq(tool_entries(top), 1);
     free(RUN(cmd_inspect, dir));
 }
 END_TEST
