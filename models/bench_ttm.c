@@ -240,6 +240,7 @@ static int add_kinds(struct bench *b, struct err *err)
             b->report.n_kinds++;
             k->stored = l->stored;
             k->rounded = l->rounded;
+            k->dense_bytes = ttm_dense_bytes(&l->stored, b->dtype);
             memcpy(k->name, l->name, sizeof k->name);
         }
         size_t wide = (size_t)(l->stored.in > l->stored.out ? l->stored.in : l->stored.out);

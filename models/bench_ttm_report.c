@@ -9,8 +9,7 @@
 static bool counts(const struct bench_ttm_kind *kind, int i, bool compressed)
 {
     const struct bench_ttm_way *q = &kind->ways[i];
-    return q->kind == BENCH_TTM_PLAN &&
-           (!compressed || q->bytes < ttm_shape_dense(&kind->stored) * sizeof(float));
+    return q->kind == BENCH_TTM_PLAN && (!compressed || q->bytes < kind->dense_bytes);
 }
 
 static int least(const struct bench_ttm_kind *kind, int r, bool compressed, bool measured)

@@ -20,6 +20,7 @@ struct bench_ttm_way {
 struct bench_ttm_kind {
     char name[48]; /* of its first layer */
     struct ttm_shape stored, rounded;
+    size_t dense_bytes; /* of a dense layer in the report's dtype: what the planner compares with */
     int layers[BENCH_TTM_LAYERS], n_layers; /* numbers in the model, as many as are measured */
     struct bench_ttm_way ways[BENCH_TTM_WAYS];
     int n_ways;

@@ -119,6 +119,41 @@ START_TEST(ways_of_ttm_layers)
 }
 END_TEST
 
+/* What is smaller than dense in f32 may not be in the number format that is held. */
+START_TEST(smaller_than_dense_in_its_format)
+{
+    struct tool_result r;
+    const char *dir = path_join(temp_dir(), "m");
+    TOOL(&r, cmd_init, "-o", dir, "--ttm-rank", "16");
+    ck_assert_int_eq(r.rc, 0);
+    tool_result_release(&r);
+    TOOL(&r, cmd_bench, dir, "--ttm", "--json", "--rounds", "1", "--dtype", "int8");
+    ck_assert_msg(r.rc == 0, "%s", r.err.msg);
+    json_t *j = json_loads(r.out, JSON_REJECT_DUPLICATES, NULL), *kind, *at;
+    ck_assert_ptr_nonnull(j);
+    size_t i, k, refused = 0;
+    json_array_foreach(json_object_get(j, "kinds"), i, kind)
+    {
+        const json_t *ways = json_object_get(kind, "ways");
+        double dense = number(json_array_get(ways, 0), NULL, "bytes");
+        for (k = 2; k < json_array_size(ways); k++)
+            refused += number(json_array_get(ways, k), NULL, "bytes") >= dense;
+        json_array_foreach(json_object_get(kind, "compressed"), k, at)
+        {
+            static const char *const which[] = {"chosen", "best"};
+            for (int n = 0; n < 2; n++) {
+                json_int_t way = json_integer_value(json_object_get(at, which[n]));
+                const json_t *w = json_array_get(ways, (size_t)way);
+                ck_assert(number(w, NULL, "bytes") < dense);
+            }
+        }
+    }
+    ck_assert_uint_gt(refused, 0); /* there is something to leave out */
+    json_decref(j);
+    tool_result_release(&r);
+}
+END_TEST
+
 #define TRAIN_TINY                                                                                \
     "--train", "--rounds", "1", "--threads", "2", "--layers", "1", "--channels", "32", "--heads", \
         "2", "--block", "16", "--vocab", "100", "--batch", "2", "--ttm-rank", "4", "--tokens",    \
@@ -202,6 +237,7 @@ static Suite *suite(void)
     tcase_add_test(t, refuses_by_name);
     tcase_add_test(t, measures_all_points);
     tcase_add_test(t, ways_of_ttm_layers);
+    tcase_add_test(t, smaller_than_dense_in_its_format);
     tcase_add_test(t, steps_of_training);
     suite_add_tcase(s, t);
     return s;
