@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "models/atomic_file.h"
 #include "models/options.h"
 #include "models/shapes.h"
 #include "models/tool.h"
@@ -167,12 +168,11 @@ static int print_json(const struct shapes_result *r, FILE *f, struct err *err)
 static int write_svg(const struct shapes_result *r, const char *path, struct err *err)
 {
     struct buf b = {0};
+    struct err why = {0};
     shapes_plot(r, &b);
-    FILE *f = fopen(path, "wb");
-    bool ok = f && fwrite(b.data, 1, b.len, f) == b.len;
-    if (f && fclose(f) != 0) ok = false;
+    int rc = atomic_file_put(path, b.data, b.len, &why);
     buf_release(&b);
-    return ok ? 0 : err_set(err, ERR_IO, "--svg: cannot write %s: %s", path, strerror(errno));
+    return rc ? err_set_param(err, rc, "svg", "--svg: %s", why.msg) : 0;
 }
 
 int cmd_shapes(const struct tool *t, int argc, char **argv, struct err *err)

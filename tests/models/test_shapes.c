@@ -100,6 +100,26 @@ START_TEST(table_and_plot)
 }
 END_TEST
 
+/* No room for all of it: what was there is there, and nothing else. */
+START_TEST(a_plot_is_whole_or_not_there)
+{
+    const char *top = temp_dir(), *file = path_join(top, "plot.svg");
+    char line[2048];
+    struct tool_result r;
+    write_file(file, "another", 7);
+    snprintf(line, sizeof line, "ulimit -f 4; exec %s shapes 768 3072 --svg %s", build_path("ttm"),
+             file);
+    tool_process((const char *const[]){"/bin/sh", "-c", line, NULL}, NULL, &r);
+    ck_assert_int_eq(r.rc, 2);
+    ck_assert_msg(strstr(r.log, "ttm shapes: --svg: cannot write ") != NULL, "%s", r.log);
+    tool_result_release(&r);
+    char *text = read_file(file, NULL);
+    ck_assert_str_eq(text, "another");
+    free(text);
+    ck_assert_int_eq(tool_entries(top), 1);
+}
+END_TEST
+
 START_TEST(bad_arguments)
 {
     REFUSED(cmd_shapes, "an argument is missing", "768");
@@ -120,6 +140,7 @@ static Suite *suite(void)
     tcase_add_test(t, json_is_the_front);
     tcase_add_test(t, limits_hold);
     tcase_add_test(t, table_and_plot);
+    tcase_add_test(t, a_plot_is_whole_or_not_there);
     tcase_add_test(t, bad_arguments);
     suite_add_tcase(s, t);
     return s;
