@@ -94,6 +94,40 @@ static const struct options options = {
     .n = sizeof table / sizeof *table,
 };
 
+/* A flag that says what --from or --config brings would be read and forgotten. */
+static int check_sizes(const struct train_args *a, struct err *err)
+{
+    const struct sizes *s = &a->sizes;
+    const struct {
+        const char *name;
+        bool given, in_config; /* --config brings it, too */
+    } flags[] = {{"config", a->config != NULL, false},
+                 {"preset", s->preset != NULL, true},
+                 {"layers", s->layers != 0, true},
+                 {"channels", s->channels != 0, true},
+                 {"heads", s->heads != 0, true},
+                 {"positions", s->positions != 0, true},
+                 {"vocab", s->vocab != 0, true},
+                 {"inner", s->inner != 0, true},
+                 {"activation", a->activation != NULL, true},
+                 {"ttm-rank", a->ttm_rank != 0, false},
+                 {"ttm-shape", a->ttm_shape != NULL, false},
+                 {"ttm-layers", a->ttm_layers != NULL, false}};
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
+        if (!flags[i].given) continue;
+        if (a->from)
+            return err_set_param(err, ERR_INVALID, flags[i].name,
+                                 "--from brings the model's shapes: no --%s", flags[i].name);
+        if (a->config && flags[i].in_config)
+            return err_set_param(err, ERR_INVALID, flags[i].name,
+                                 "--config brings the model's sizes: no --%s", flags[i].name);
+    }
+    if ((a->ttm_shape || a->ttm_layers) && !a->ttm_rank)
+        return err_set_param(err, ERR_MISSING, "ttm-rank", "--ttm-%s needs --ttm-rank",
+                             a->ttm_shape ? "shape" : "layers");
+    return 0;
+}
+
 static int check(const struct train_args *a, struct err *err)
 {
     if (!a->data) return err_set_param(err, ERR_MISSING, "data", "--data is missing: a text file");
@@ -107,25 +141,16 @@ static int check(const struct train_args *a, struct err *err)
     if (!a->from && !a->tokenizer)
         return err_set_param(err, ERR_MISSING, "tokenizer",
                              "--tokenizer is missing: a directory with a tokenizer");
-    if (a->from && (a->ttm_rank || a->ttm_shape || a->config))
-        return err_set_param(
-            err, ERR_INVALID, "from",
-            "--from brings the model's shapes: no --config, --ttm-rank, --ttm-shape");
-    if (a->ttm_shape && !a->ttm_rank)
-        return err_set_param(err, ERR_MISSING, "ttm-rank", "--ttm-shape needs --ttm-rank");
     if (a->task && a->teacher)
         return err_set_param(err, ERR_INVALID, "teacher", "--task goes without --teacher");
     if (a->resume && a->force)
         return err_set_param(err, ERR_INVALID, "force", "--resume and --force exclude each other");
-    return 0;
+    return check_sizes(a, err);
 }
 
 int train_options_parse(struct train_args *a, int argc, char **argv, FILE *help, struct err *err)
 {
-    *a = (struct train_args){.sizes = {.preset = "tiny"},
-                             .activation = "gelu_new",
-                             .ttm_layers = "mlp",
-                             .ttm_route = "auto",
+    *a = (struct train_args){.ttm_route = "auto",
                              .batch = 8,
                              .accumulate = 1,
                              .lr = 6e-4,
@@ -143,5 +168,9 @@ int train_options_parse(struct train_args *a, int argc, char **argv, FILE *help,
                              .valid_tokens = 65536,
                              .dtype = "f32"};
     int rc = options_parse(&options, a, NULL, argc, argv, help, err);
-    return rc ? rc : check(a, err);
+    if (!rc) rc = check(a, err);
+    if (!a->sizes.preset) a->sizes.preset = "tiny";
+    if (!a->activation) a->activation = "gelu_new";
+    if (!a->ttm_layers) a->ttm_layers = "mlp";
+    return rc;
 }

@@ -29,7 +29,8 @@ struct train_args {
     bool recompute, resume, force;
 };
 
-/* train_options_parse -- fills defaults, then the flags; what has to be given is checked.
+/* train_options_parse -- the flags, and defaults for others; what has to be given, and what goes with what,
+ * is checked.
  * Returns OPTIONS_RUN or OPTIONS_HELP. Errors  ERR_INVALID, ERR_MISSING naming the flag. */
 int train_options_parse(struct train_args *a, int argc, char **argv, FILE *help, struct err *err);
 

@@ -185,8 +185,22 @@ START_TEST(refuses_flags_by_name)
     BAD("one of --steps, --epochs, --minutes", DATA, "-o", dir);
     BAD("--steps and --epochs exclude", DATA, "-o", dir, "--steps", "1", "--epochs", "1");
     BAD("--tokenizer is missing", "--data", files.data, "-o", dir, "--steps", "1");
-    BAD("--from brings the model's shapes", "--data", files.data, "--from", model, "--ttm-rank",
-        "4", "-o", dir, "--steps", "1");
+    const char *const brought[][2] = {
+        {"preset", "gpt2"}, {"layers", "1"},   {"channels", "16"},    {"heads", "2"},
+        {"positions", "8"}, {"vocab", "300"},  {"inner", "64"},       {"activation", "relu"},
+        {"ttm-rank", "4"},  {"config", model}, {"ttm-layers", "mlp"},
+    };
+    for (size_t i = 0; i < sizeof brought / sizeof *brought; i++) {
+        char flag[32], says[2][96];
+        snprintf(flag, sizeof flag, "--%s", brought[i][0]);
+        snprintf(says[0], sizeof says[0], "--from brings the model's shapes: no %s", flag);
+        snprintf(says[1], sizeof says[1], "--config brings the model's sizes: no %s", flag);
+        REFUSED(cmd_train, says[0], "--data", files.data, "--from", model, flag, brought[i][1],
+                "-o", dir, "--steps", "1");
+        if (i > 7) continue;
+        REFUSED(cmd_train, says[1], DATA, "--config", model, flag, brought[i][1], "-o", dir,
+                "--steps", "1");
+    }
     BAD("--ttm-shape needs --ttm-rank", DATA, "-o", dir, "--steps", "1", "--ttm-shape",
         "(4,8)(4,8)");
     BAD("--resume and --force exclude", DATA, "-o", dir, "--steps", "1", "--resume", "--force");
@@ -197,15 +211,17 @@ START_TEST(refuses_flags_by_name)
     BAD("--block: 33 tokens exceed the model's 32 positions", DATA, "-o", dir, "--steps", "1",
         "--block", "33");
     BAD("the tokenizer in", DATA, "-o", dir, "--steps", "1", "--vocab", "200");
-    BAD("/nonexistent", DATA, "-o", dir, "--steps", "1", "--config", "/nonexistent");
+    BAD("--ttm-layers needs --ttm-rank", DATA, "-o", dir, "--steps", "1", "--ttm-layers", "all");
+    REFUSED(cmd_train, "/nonexistent", DATA, "-o", dir, "--steps", "1", "--config", "/nonexistent");
     static const char many[] =
         "{\"model_type\": \"gpt2\", \"n_layer\": 4097, \"n_embd\": 16, \"n_head\": 2, "
         "\"n_positions\": 32, \"vocab_size\": 300}";
     const char *deep = temp_dir();
     write_file(path_join(deep, "config.json"), many, sizeof many - 1);
-    BAD("/config.json has 4097 layers, expected 1..4096", DATA, "-o", dir, "--steps", "1",
-        "--config", deep);
-    BAD("/nonexistent", "--data", files.data, "--from", "/nonexistent", "-o", dir, "--steps", "1");
+    REFUSED(cmd_train, "/config.json has 4097 layers, expected 1..4096", DATA, "-o", dir, "--steps",
+            "1", "--config", deep);
+    REFUSED(cmd_train, "/nonexistent", "--data", files.data, "--from", "/nonexistent", "-o", dir,
+            "--steps", "1");
     BAD("/nonexistent", DATA, "-o", dir, "--steps", "1", "--teacher", "/nonexistent");
     const char *other =
         new_model("v", (struct make_model){.layers = 1, .channels = 16, .vocab = 400});
