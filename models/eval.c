@@ -10,7 +10,7 @@
 
 struct eval_args {
     const char *text, *prefix, *compare, *task, *data;
-    int64_t window, stride, max_tokens, limit; /* 0 = default */
+    int64_t window, stride, max_tokens, limit; /* 0, and NULL above = not given */
     bool json;
     struct session_flags session;
 };
@@ -82,10 +82,26 @@ static void print_json(const struct score *e, FILE *f)
             (double)e->sums.scored / e->seconds);
 }
 
+/* Flags that say how a text is scored would be read and forgotten. */
+static int check_task(const struct eval_args *a, struct err *err)
+{
+    const struct {
+        const char *name;
+        bool given;
+    } of_text[] = {{"text", a->text != NULL},     {"compare", a->compare != NULL},
+                   {"window", a->window != 0},    {"stride", a->stride != 0},
+                   {"prefix", a->prefix != NULL}, {"max-tokens", a->max_tokens != 0}};
+    for (size_t i = 0; i < sizeof of_text / sizeof *of_text; i++)
+        if (of_text[i].given)
+            return err_set_param(err, ERR_INVALID, of_text[i].name, "--task goes without --%s",
+                                 of_text[i].name);
+    return 0;
+}
+
 static int check_args(const struct eval_args *a, struct err *err)
 {
-    if (a->task && (a->text || a->compare))
-        return err_set_param(err, ERR_INVALID, "task", "--task goes without --text and --compare");
+    int rc = a->task ? check_task(a, err) : 0;
+    if (rc) return rc;
     if (a->task && !a->data)
         return err_set_param(err, ERR_MISSING, "data", "--data is missing: the file of the task");
     if (!a->task && (a->data || a->limit))
@@ -101,11 +117,13 @@ static int eval_text(const struct tool *t, const char *dir, const struct eval_ar
 {
     struct score_text text;
     struct score score;
-    struct score_options o = {.prefix = strcmp(a->prefix, "bos") ? PPL_PREFIX_NONE : PPL_PREFIX_BOS,
+    struct score_options o = {.prefix = a->prefix && !strcmp(a->prefix, "bos") ? PPL_PREFIX_BOS
+                                                                               : PPL_PREFIX_NONE,
                               .window = (size_t)a->window,
                               .stride = (size_t)a->stride,
                               .max_tokens = (size_t)a->max_tokens,
                               .session = a->session};
+    session_flags_fill(&o.session);
     int rc = score_text_read(&text, a->text, err);
     if (rc == 0 && a->compare) {
         rc = eval_compare(t, a->compare, dir, &text, &o, a->json, err);
@@ -119,8 +137,9 @@ static int eval_text(const struct tool *t, const char *dir, const struct eval_ar
 
 int cmd_eval(const struct tool *t, int argc, char **argv, struct err *err)
 {
-    struct eval_args a = {.prefix = "none", .session = SESSION_FLAGS_DEFAULT};
+    struct eval_args a = {.session = SESSION_FLAGS_DEFAULT};
     const char *dir;
+    a.session.dtype = a.session.kv_dtype = NULL; /* to see whether they are given */
     int rc = options_parse(&options, &a, &dir, argc, argv, t->out, err);
     if (rc) return rc == OPTIONS_HELP ? 0 : rc;
     rc = check_args(&a, err);

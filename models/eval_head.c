@@ -34,6 +34,16 @@ static int check_size(const char *dir, const struct eval_task *e, struct err *er
     return rc;
 }
 
+/* What the trainer's forward pass does not have. */
+static int check_flags(const char *dir, const struct session_flags *f, struct err *err)
+{
+    const char *given = f->dtype ? "dtype" : f->kv_dtype ? "kv-dtype" : NULL;
+    if (!given) return 0;
+    return err_set_param(
+        err, ERR_INVALID, given,
+        "--%s: %s is a classifier, which is computed in f32 and without a KV cache", given, dir);
+}
+
 struct head {
     struct compute c;
     struct net net;
@@ -46,13 +56,14 @@ struct head {
 static int open_head(struct head *h, const struct tool *t, const char *dir,
                      const struct eval_task *e, struct err *err)
 {
-    int first = 0;
+    int first = 0, rc = check_flags(dir, &e->session, err);
+    if (rc) return rc;
     h->c.k = kernels_choose(&t->cpu, e->session.kernels);
     if (!h->c.k)
         return err_set_param(err, ERR_INVALID, "kernels",
                              "--kernels: \"%.40s\" is unknown or cannot run here",
                              e->session.kernels);
-    int rc = pool_new(&h->c.pool, cpu_threads(&t->cpu, (int)e->session.threads), err);
+    rc = pool_new(&h->c.pool, cpu_threads(&t->cpu, (int)e->session.threads), err);
     if (!rc) rc = check_size(dir, e, err);
     if (!rc) rc = items_first(dir, eval_classes_of(e->task), &first, err);
     if (!rc) rc = net_open(&h->net, &h->w, dir, ITEMS_CLASSES, err);

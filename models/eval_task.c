@@ -29,7 +29,9 @@ static int answer(const struct tool *t, const char *dir, const struct eval_task 
         a->pairs[i].context = item->context;
         a->pairs[i].continuation = items->labels ? items->labels[i % each] : item->target;
     }
-    int rc = session_open(&s, t, &e->session, dir, err);
+    struct session_flags flags = e->session;
+    session_flags_fill(&flags);
+    int rc = session_open(&s, t, &flags, dir, err);
     uint64_t start = clock_ns();
     if (rc == 0) rc = likelihood_run(&s, a->pairs, a->n, e->task, err);
     a->seconds = (double)(clock_ns() - start) / (double)CLOCK_NS_PER_S;

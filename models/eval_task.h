@@ -12,7 +12,7 @@ struct eval_task {
     const char *data; /* its file */
     size_t limit;     /* items, 0 = all */
     bool json;
-    struct session_flags session;
+    struct session_flags session; /* number formats NULL = not given */
 };
 
 /* eval_task -- how well the model in `dir` does a task, printed. A classifier (score.weight) is asked for

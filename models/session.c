@@ -17,6 +17,13 @@ static void on_progress(void *arg, double fraction)
     progress_set(arg, fraction, NULL);
 }
 
+void session_flags_fill(struct session_flags *f)
+{
+    const struct session_flags d = SESSION_FLAGS_DEFAULT;
+    if (!f->dtype) f->dtype = d.dtype;
+    if (!f->kv_dtype) f->kv_dtype = d.kv_dtype;
+}
+
 int session_open(struct session *s, const struct tool *t, const struct session_flags *f,
                  const char *dir, struct err *err)
 {

@@ -48,6 +48,10 @@ struct session_flags {
             "(default: the fastest)"                                                              \
     }
 
+/* session_flags_fill -- the defaults of number formats that are NULL: a command begins with that when it has
+ * to know whether they were given. */
+void session_flags_fill(struct session_flags *f);
+
 struct session {
     const struct tool *tool; /* borrowed */
     struct engine *engine;   /* owned */

@@ -343,7 +343,15 @@ START_TEST(refuses_by_name)
     const char *file = text_file("the a", 5);
     REFUSED(cmd_eval, "--task: \"glue\" is not one of lambada|sst2|", "x", "--task", "glue");
     REFUSED(cmd_eval, "--data is missing", "x", "--task", "rte");
-    REFUSED(cmd_eval, "--task goes without", "x", "--task", "rte", "--text", file);
+    static const char *const of_text[][2] = {{"text", "x"},      {"compare", "x"},
+                                             {"window", "8"},    {"stride", "4"},
+                                             {"prefix", "none"}, {"max-tokens", "9"}};
+    for (size_t i = 0; i < sizeof of_text / sizeof *of_text; i++) {
+        char flag[32], says[64];
+        snprintf(flag, sizeof flag, "--%s", of_text[i][0]);
+        snprintf(says, sizeof says, "--task goes without %s", flag);
+        REFUSED(cmd_eval, says, "x", "--task", "rte", "--data", file, flag, of_text[i][1]);
+    }
     REFUSED(cmd_eval, "--data goes with --task", "x", "--data", file);
     REFUSED(cmd_eval, "--limit goes with --task", "x", "--text", file, "--limit", "3");
     REFUSED(cmd_eval, "cannot open", "x", "--task", "rte", "--data", "/nonexistent/x");

@@ -294,6 +294,9 @@ START_TEST(refuses_by_name)
     REFUSED(cmd_generate, "`ttm eval --task` evaluates it", dir, "-p", "x");
     REFUSED(cmd_eval, "--kernels: \"mmx\"", dir, "--task", "sst2", "--data", f.path, "--kernels",
             "mmx");
+    REFUSED(cmd_eval, "--dtype: ", dir, "--task", "sst2", "--data", f.path, "--dtype", "auto");
+    REFUSED(cmd_eval, "m is a classifier, which is computed in f32", dir, "--task", "sst2",
+            "--data", f.path, "--kv-dtype", "f16");
     REFUSED(cmd_eval, "expected not_entailment and entailment", dir, "--task", "rte", "--data",
             f.path);
     REFUSED(cmd_quantize, "score.weight is the head of a classifier", dir, "-o",
