@@ -33,7 +33,7 @@ static const struct options options = {
     .about =
         "The longest passages that samples of the model in DIR share with a text, in tokens of\n"
         "its tokenizer:\n\n"
-        "  ttm generate DIR -n 100 --ids --seed 1 | ttm overlap DIR --data train.txt --ids -",
+        "  ttm generate DIR --n 100 --ids --seed 1 | ttm overlap DIR --data train.txt --ids -",
     .table = table,
     .n = sizeof table / sizeof *table,
 };

@@ -97,12 +97,35 @@ START_TEST(command)
 }
 END_TEST
 
+/* The line that --help shows, as it stands there. */
+START_TEST(the_example_works)
+{
+    const char *top = temp_dir();
+    struct tool_result r;
+    char *ttm = realpath(build_path("ttm"), NULL);
+    char *help = RUN(cmd_overlap, "--help"), *line = strstr(help, "\n  ttm generate DIR");
+    char shell[4096];
+    ck_assert(line && ttm);
+    free(RUN(cmd_init, "--layers", "1", "--channels", "16", "-o", path_join(top, "DIR")));
+    write_file(path_join(top, "train.txt"), "a text", 6);
+    snprintf(shell, sizeof shell, "cd %s && PATH=%.*s:$PATH && %.*s", top,
+             (int)(strrchr(ttm, '/') - ttm), ttm, (int)strcspn(line + 1, "\n"), line + 1);
+    tool_process((const char *const[]){"/bin/sh", "-c", shell, NULL}, NULL, &r);
+    ck_assert_msg(r.rc == 0 && strstr(r.out, " samples\n"), "%s\n%s%s", shell, r.out, r.log);
+    tool_result_release(&r);
+    free(help);
+    free(ttm);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("overlap");
     TCase *t = tcase_create("overlap");
     tcase_add_test(t, finds_the_longest);
     tcase_add_test(t, command);
+    tcase_set_timeout(t, 60);
+    tcase_add_test(t, the_example_works);
     suite_add_tcase(s, t);
     return s;
 }
