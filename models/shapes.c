@@ -72,18 +72,20 @@ static int search_rank(struct shapes_result *r, int rank, struct err *err)
     return 0;
 }
 
-static int search(struct shapes_result *r, const struct shapes_args *a, struct err *err)
+static int search(struct shapes_result *r, const struct tool *t, const struct shapes_args *a,
+                  struct err *err)
 {
     double limit = a->params * (double)r->in * (double)r->out;
     r->limit = limit < 1 ? 1 : (size_t)limit;
-    if (a->rank) return search_rank(r, (int)a->rank, err);
     int most = r->in < r->out ? r->in : r->out, rc = 0;
-    for (int rank = 4; !rc && rank <= most && r->n < SHAPES_MAX_RANKS; rank *= 2) {
+    if (a->rank) rc = search_rank(r, (int)a->rank, err);
+    for (int rank = 4; !a->rank && !rc && rank <= most && r->n < SHAPES_MAX_RANKS; rank *= 2) {
+        if (tool_stopped(t)) break;
         rc = search_rank(r, rank, err);
         const struct shapes_rank *x = &r->rank[r->n - 1];
         if (!rc && !x->front.n && !x->has_low_rank && !x->has_paper) r->n--;
     }
-    return rc;
+    return !rc && tool_stopped(t) ? tool_interrupted(err) : rc;
 }
 
 /* ---- text ---- */
@@ -184,7 +186,7 @@ int cmd_shapes(const struct tool *t, int argc, char **argv, struct err *err)
     if (rc) return rc == OPTIONS_HELP ? 0 : rc;
     rc = size_argument(&r.in, "C_IN", size[0], err);
     if (!rc) rc = size_argument(&r.out, "C_OUT", size[1], err);
-    if (!rc) rc = search(&r, &a, err);
+    if (!rc) rc = search(&r, t, &a, err);
     if (!rc && a.svg) rc = write_svg(&r, a.svg, err);
     if (!rc && a.json) rc = print_json(&r, t->out, err);
     if (!rc && !a.json) print_text(&r, t->out);

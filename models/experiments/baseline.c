@@ -30,6 +30,21 @@ static const struct options options = {
     .n = sizeof table / sizeof *table,
 };
 
+static int predict(const struct tool *t, const struct baseline_args *a, const struct buf *data,
+                   const struct buf *text, struct err *err)
+{
+    struct ngram *m = ngram_new((int)a->order, data->data, data->len, t->stop);
+    double bits = m ? ngram_bits(m, text->data, text->len, t->stop) : 0;
+    ngram_free(m);
+    if (!m || tool_stopped(t)) return tool_interrupted(err);
+    fprintf(t->out,
+            a->json ? "{\"order\": %d, \"data_bytes\": %zu, \"bytes\": %zu, "
+                      "\"bits_per_byte\": %.6f}\n"
+                    : "order %d, %zu bytes counted\n%zu bytes predicted\nbits per byte %.4f\n",
+            (int)a->order, data->len, text->len, bits / (double)text->len);
+    return 0;
+}
+
 int cmd_baseline(const struct tool *t, int argc, char **argv, struct err *err)
 {
     struct baseline_args a = {.order = 5};
@@ -42,16 +57,7 @@ int cmd_baseline(const struct tool *t, int argc, char **argv, struct err *err)
     rc = input_read(a.data, &data, err);
     if (!rc) rc = input_read(a.text, &text, err);
     if (!rc && !text.len) rc = err_set(err, ERR_INVALID, "%s is empty", a.text);
-    if (!rc) {
-        struct ngram *m = ngram_new((int)a.order, data.data, data.len);
-        double bits = ngram_bits(m, text.data, text.len);
-        fprintf(t->out,
-                a.json ? "{\"order\": %d, \"data_bytes\": %zu, \"bytes\": %zu, "
-                         "\"bits_per_byte\": %.6f}\n"
-                       : "order %d, %zu bytes counted\n%zu bytes predicted\nbits per byte %.4f\n",
-                (int)a.order, data.len, text.len, bits / (double)text.len);
-        ngram_free(m);
-    }
+    if (!rc) rc = predict(t, &a, &data, &text, err);
     buf_release(&data);
     buf_release(&text);
     return rc;

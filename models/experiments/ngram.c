@@ -10,6 +10,7 @@
 #include "models/experiments/ngram.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 
 #include "engine/base/err.h"
@@ -75,24 +76,41 @@ static void add(struct ngram *m, int length, uint64_t history, uint32_t n)
     context->types += is_new;
 }
 
-struct ngram *ngram_new(int order, const void *text, size_t len)
+/* To be asked at every step: it looks at the flag at few. */
+static bool stopped(const volatile sig_atomic_t *stop, size_t step)
+{
+    return stop && step % 65536 == 0 && *stop;
+}
+
+/* All shorter n-grams, and the longest ones as what follows a context. */
+static bool add_all(struct ngram *m, const struct ngram *whole, const volatile sig_atomic_t *stop)
+{
+    for (size_t i = 0; i <= whole->mask; i++) {
+        if (stopped(stop, i)) return false;
+        for (int k = 1; whole->slot[i].key && k <= m->order; k++)
+            add(m, k, whole->slot[i].key, whole->slot[i].n);
+    }
+    return true;
+}
+
+struct ngram *ngram_new(int order, const void *text, size_t len, const volatile sig_atomic_t *stop)
 {
     if (order < 1 || order > NGRAM_ORDER_MAX || len > UINT32_MAX) BUG("ngram: order or text");
     struct ngram whole = {.order = order, .mask = ((size_t)1 << FIRST_BITS) - 1};
     whole.slot = mem_calloc(whole.mask + 1, sizeof *whole.slot);
     uint64_t history = 0;
-    for (size_t i = 0; i < len; i++) {
+    for (size_t i = 0; i < len && !stopped(stop, i); i++) {
         history = history << 8 | ((const unsigned char *)text)[i];
         take(&whole, key_of(order, history))->n++;
     }
     struct ngram *m = mem_calloc(1, sizeof *m);
     *m = (struct ngram){.order = order, .mask = whole.mask};
     m->slot = mem_calloc(m->mask + 1, sizeof *m->slot);
-    for (size_t i = 0; i <= whole.mask; i++)
-        for (int k = 1; whole.slot[i].key && k <= order; k++)
-            add(m, k, whole.slot[i].key, whole.slot[i].n);
+    bool all = add_all(m, &whole, stop);
     free(whole.slot);
-    return m;
+    if (all) return m;
+    ngram_free(m);
+    return NULL;
 }
 
 void ngram_free(struct ngram *m)
@@ -114,11 +132,12 @@ static double probability(const struct ngram *m, uint64_t history)
     return p;
 }
 
-double ngram_bits(const struct ngram *m, const void *text, size_t len)
+double ngram_bits(const struct ngram *m, const void *text, size_t len,
+                  const volatile sig_atomic_t *stop)
 {
     double bits = 0;
     uint64_t history = 0;
-    for (size_t i = 0; i < len; i++) {
+    for (size_t i = 0; i < len && !stopped(stop, i); i++) {
         history = history << 8 | ((const unsigned char *)text)[i];
         bits -= log2(probability(m, history));
     }

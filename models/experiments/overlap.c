@@ -121,9 +121,12 @@ static int compare(const struct tool *t, const struct tokenizer *tok, const stru
     if (!rc && data.len) {
         struct passage *found = mem_calloc(s->n, sizeof *found);
         tokenizer_encode(tok, data.data, data.len, true, &text);
-        passages_find(text.ids, text.n, s->tokens.ids, s->start, s->n, found);
-        report(t, tok, &text, found, s->n, a->json);
-        if (a->limit && found[0].length > (size_t)a->limit)
+        passages_find(text.ids, text.n, s->tokens.ids, s->start, s->n, t->stop, found);
+        if (tool_stopped(t))
+            rc = tool_interrupted(err);
+        else
+            report(t, tok, &text, found, s->n, a->json);
+        if (!rc && a->limit && found[0].length > (size_t)a->limit)
             rc = err_set(err, ERR_INVALID, "a passage of %zu tokens is in %s, --limit is %lld",
                          found[0].length, a->data, (long long)a->limit);
         free(found);

@@ -60,7 +60,7 @@ static size_t common(const int32_t *a, size_t n_a, const int32_t *b, size_t n_b)
 }
 
 void passages_find(const int32_t *text, size_t n_text, const int32_t *samples, const size_t *start,
-                   size_t n_samples, struct passage *out)
+                   size_t n_samples, const volatile sig_atomic_t *stop, struct passage *out)
 {
     struct seeds s;
     uint64_t hash = 0, first = 1; /* BASE^(SEED - 1), what the oldest token is multiplied with */
@@ -69,6 +69,7 @@ void passages_find(const int32_t *text, size_t n_text, const int32_t *samples, c
     for (int i = 1; i < PASSAGE_SEED; i++)
         first *= BASE;
     for (size_t i = 0; i + PASSAGE_SEED <= n_text; i++) {
+        if (stop && i % 65536 == 0 && *stop) break;
         if (i == 0)
             hash = hash_of(text);
         else

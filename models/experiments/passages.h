@@ -1,6 +1,7 @@
 #ifndef TTMD_MODELS_EXPERIMENTS_PASSAGES_H
 #define TTMD_MODELS_EXPERIMENTS_PASSAGES_H
 
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -16,11 +17,12 @@ struct passage {
  *
  *   text     (n_text) token ids; borrowed
  *   samples  (start[n_samples]) token ids, sample i in [start[i], start[i + 1]); borrowed
+ *   stop     looked at now and then: when it becomes 1, what has been found so far is all; may be NULL
  *   out      (n_samples); sample_at counts from the sample's beginning
  *
  * Cost  O(n_text) and what the passages found are long; memory of the size of the samples.
  */
 void passages_find(const int32_t *text, size_t n_text, const int32_t *samples, const size_t *start,
-                   size_t n_samples, struct passage *out);
+                   size_t n_samples, const volatile sig_atomic_t *stop, struct passage *out);
 
 #endif

@@ -65,6 +65,27 @@ static inline bool same_file(const char *a, const char *b, const char *name)
     return same;
 }
 
+/* A command that finds the stop flag set says so and prints nothing. */
+static inline void gives_up(tool_command *command, const char *const *args)
+{
+    static const volatile sig_atomic_t stop = 1;
+    char *out, *argv[16];
+    size_t len;
+    int argc = 0;
+    struct err err = {0};
+    struct tool t = {.out = open_memstream(&out, &len), .log = stderr, .stop = &stop};
+    cpu_detect(&t.cpu);
+    for (; args[argc]; argc++)
+        argv[argc] = strdup(args[argc]);
+    ck_assert_int_eq(command(&t, argc, argv, &err), ERR_SHUTDOWN);
+    ck_assert_str_eq(err.msg, "interrupted");
+    fclose(t.out);
+    ck_assert_str_eq(out, "");
+    free(out);
+    while (argc)
+        free(argv[--argc]);
+}
+
 /* A model with a tokenizer of bytes, in DIR/name. */
 static inline const char *new_model(const char *name, struct make_model m)
 {

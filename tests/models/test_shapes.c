@@ -101,6 +101,12 @@ START_TEST(table_and_plot)
 END_TEST
 
 /* No room for all of it: what was there is there, and nothing else. */
+START_TEST(a_signal_ends_it)
+{
+    gives_up(cmd_shapes, (const char *const[]){"768", "3072", NULL});
+}
+END_TEST
+
 START_TEST(a_plot_is_whole_or_not_there)
 {
     const char *top = temp_dir(), *file = path_join(top, "plot.svg");
@@ -140,6 +146,7 @@ static Suite *suite(void)
     tcase_add_test(t, json_is_the_front);
     tcase_add_test(t, limits_hold);
     tcase_add_test(t, table_and_plot);
+    tcase_add_test(t, a_signal_ends_it);
     tcase_add_test(t, a_plot_is_whole_or_not_there);
     tcase_add_test(t, bad_arguments);
     suite_add_tcase(s, t);

@@ -43,7 +43,7 @@ static double naive(const unsigned char *gram, size_t k)
 START_TEST(counts_as_by_hand)
 {
     for (int order = 1; order <= NGRAM_ORDER_MAX; order++) {
-        struct ngram *m = ngram_new(order, TEXT, LEN);
+        struct ngram *m = ngram_new(order, TEXT, LEN, NULL);
         double bits = 0;
         for (size_t at = 0; at < LEN; at += 3) {
             unsigned char gram[NGRAM_ORDER_MAX];
@@ -60,7 +60,7 @@ START_TEST(counts_as_by_hand)
                 gram[i] = (unsigned char)byte_at(at, (size_t)(order - 1 - i));
             bits -= log2(naive(gram, (size_t)order));
         }
-        assert_close(ngram_bits(m, TEXT, LEN), bits, 0, 1e-10);
+        assert_close(ngram_bits(m, TEXT, LEN, NULL), bits, 0, 1e-10);
         ngram_free(m);
     }
 }
@@ -69,7 +69,7 @@ END_TEST
 START_TEST(is_a_distribution)
 {
     static const char *const contexts[] = {"", "a", "abra", "the ", "zzzz", "ca", "\xc3"};
-    struct ngram *m = ngram_new(5, TEXT, LEN);
+    struct ngram *m = ngram_new(5, TEXT, LEN, NULL);
     for (size_t c = 0; c < sizeof contexts / sizeof *contexts; c++) {
         double sum = 0;
         for (int b = 0; b < 256; b++)
@@ -78,8 +78,8 @@ START_TEST(is_a_distribution)
         assert_close(sum, 1, 1e-12, 0);
     }
     ngram_free(m);
-    m = ngram_new(3, "", 0);
-    assert_close(ngram_bits(m, "xyz", 3), 24, 1e-12, 0);
+    m = ngram_new(3, "", 0, NULL);
+    assert_close(ngram_bits(m, "xyz", 3, NULL), 24, 1e-12, 0);
     ngram_free(m);
 }
 END_TEST
@@ -91,11 +91,11 @@ START_TEST(command)
     write_file(data, TEXT, LEN);
     write_file(text, "abracadabra", 11);
     write_file(none, "", 0);
-    struct ngram *m = ngram_new(4, TEXT, LEN);
+    struct ngram *m = ngram_new(4, TEXT, LEN, NULL);
     char want[80],
         *out = RUN(cmd_baseline, "--data", data, "--text", text, "--order", "4", "--json");
     snprintf(want, sizeof want, "\"bytes\": 11, \"bits_per_byte\": %.6f}\n",
-             ngram_bits(m, "abracadabra", 11) / 11);
+             ngram_bits(m, "abracadabra", 11, NULL) / 11);
     ck_assert_ptr_nonnull(strstr(out, want));
     ngram_free(m);
     free(out);
@@ -104,6 +104,7 @@ START_TEST(command)
     REFUSED(cmd_baseline, "none is empty", "--data", data, "--text", none);
     REFUSED(cmd_baseline, "--order", "--data", data, "--text", text, "--order", "7");
     REFUSED(cmd_baseline, "/nonexistent", "--data", "/nonexistent", "--text", text);
+    gives_up(cmd_baseline, (const char *const[]){"--data", data, "--text", text, NULL});
 }
 END_TEST
 

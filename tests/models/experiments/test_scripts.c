@@ -144,8 +144,8 @@ START_TEST(model_card_says_what_is_wrong)
     struct buf text = {0}, valid = {0};
     ck_assert_int_eq(input_read(files.data, &text, &err), 0);
     ck_assert_int_eq(input_read(files.valid, &valid, &err), 0);
-    struct ngram *m = ngram_new(5, text.data, text.len);
-    double x = ngram_bits(m, valid.data, valid.len) / (double)valid.len;
+    struct ngram *m = ngram_new(5, text.data, text.len, NULL);
+    double x = ngram_bits(m, valid.data, valid.len, NULL) / (double)valid.len;
     snprintf(bits, sizeof bits, "| bits per byte of byte 5-grams | %.3f | %.3f |", x, x);
     ck_assert_msg(strstr(r.out, bits) != NULL, "%s", r.out);
     ck_assert_ptr_nonnull(strstr(r.out, "\n4 samples"));
