@@ -23,7 +23,7 @@ struct shapes_args {
 static const struct option table[] = {
     {"params", 0, OPTION_NUMBER, FIELD(params), "FRACTION", 1e-9, 1, NULL,
      "at most so much of the dense parameters (default 1)"},
-    {"rank", 0, OPTION_INT, FIELD(rank), "R", 1, SHAPES_MAX_SIZE, NULL,
+    {"rank", 0, OPTION_INT, FIELD(rank), "R", 1, TTM_MAX_RANK, NULL,
      "of every bond (default 4, 8, 16, .. while there are shapes)"},
     {"svg", 0, OPTION_STRING, FIELD(svg), "FILE", 0, 0, NULL, "write a plot"},
     {"json", 0, OPTION_BOOL, FIELD(json), NULL, 0, 0, NULL, "one JSON object"},
@@ -78,6 +78,7 @@ static int search(struct shapes_result *r, const struct tool *t, const struct sh
     double limit = a->params * (double)r->in * (double)r->out;
     r->limit = limit < 1 ? 1 : (size_t)limit;
     int most = r->in < r->out ? r->in : r->out, rc = 0;
+    if (most > TTM_MAX_RANK) most = TTM_MAX_RANK;
     if (a->rank) rc = search_rank(r, (int)a->rank, err);
     for (int rank = 4; !a->rank && !rc && rank <= most && r->n < SHAPES_MAX_RANKS; rank *= 2) {
         if (tool_stopped(t)) break;

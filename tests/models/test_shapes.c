@@ -101,6 +101,18 @@ START_TEST(table_and_plot)
 END_TEST
 
 /* No room for all of it: what was there is there, and nothing else. */
+/* Of the layers that are taken, some have a side beyond the largest rank: 2599051 is 7 * 13^5, with few
+ * factorisations. */
+START_TEST(ranks_end_at_their_limit)
+{
+    json_t *j = JSON("2599051", "2599051", "--params", "1e-9");
+    ck_assert_int_eq(integer(j, "in"), 2599051);
+    json_decref(j);
+    REFUSED(cmd_shapes, "--rank: 1048577 is outside 1..1048576", "768", "3072", "--rank",
+            "1048577");
+}
+END_TEST
+
 START_TEST(a_signal_ends_it)
 {
     gives_up(cmd_shapes, (const char *const[]){"768", "3072", NULL});
@@ -146,6 +158,7 @@ static Suite *suite(void)
     tcase_add_test(t, json_is_the_front);
     tcase_add_test(t, limits_hold);
     tcase_add_test(t, table_and_plot);
+    tcase_add_test(t, ranks_end_at_their_limit);
     tcase_add_test(t, a_signal_ends_it);
     tcase_add_test(t, a_plot_is_whole_or_not_there);
     tcase_add_test(t, bad_arguments);
