@@ -104,7 +104,9 @@ static int spread_budget(struct compress *c, struct err *err)
     struct ttm_shape *shape = mem_calloc((size_t)c->n, sizeof *shape);
     for (int i = 0; i < c->n; i++)
         s[i] = c->list[i].spectrum;
-    int rc = ttm_budget(shape, s, NULL, c->n, c->budget, NULL, err);
+    struct err why = {0};
+    int rc = ttm_budget(shape, s, NULL, c->n, c->budget, NULL, &why);
+    if (rc) err_set_param(err, rc, "params", "--params: %s", why.msg);
     for (int i = 0; i < c->n; i++) {
         c->list[i].shape = shape[i];
         ttm_spectrum_release(&c->list[i].spectrum);

@@ -119,6 +119,20 @@ static int auto_share(struct compress_layer *x, size_t params, struct err *err)
     return 0;
 }
 
+/* The search knows sizes and numbers of parameters only. */
+static int auto_shape(struct compress *c, struct compress_layer *x, double dense, struct err *err)
+{
+    static const char *const flags[] = {
+        [COMPRESS_RANK] = "rank", [COMPRESS_ERROR] = "error", [COMPRESS_PARAMS] = "params"};
+    const char *flag = flags[c->goal];
+    double size = (double)x->layer->in * x->layer->out;
+    double share = c->goal == COMPRESS_PARAMS ? (double)c->budget / dense : 1.0 / ERROR_SHARE;
+    struct err why = {0};
+    int rc = c->goal == COMPRESS_RANK ? auto_rank(c, x, &why)
+                                      : auto_share(x, (size_t)(share * size), &why);
+    return rc ? err_set_param(err, rc, flag, "--%s: %s: %s", flag, x->layer->name, why.msg) : 0;
+}
+
 static int automatic(struct compress *c, struct err *err)
 {
     double dense = 0;
@@ -134,10 +148,7 @@ static int automatic(struct compress *c, struct err *err)
                 x->n_candidates = c->list[j].n_candidates;
             }
         if (same) continue;
-        double size = (double)x->layer->in * x->layer->out;
-        double share = c->goal == COMPRESS_PARAMS ? (double)c->budget / dense : 1.0 / ERROR_SHARE;
-        int rc = c->goal == COMPRESS_RANK ? auto_rank(c, x, err)
-                                          : auto_share(x, (size_t)(share * size), err);
+        int rc = auto_shape(c, x, dense, err);
         if (rc) return rc;
     }
     return 0;

@@ -259,7 +259,10 @@ START_TEST(bad_flags)
     BAD("malformed at character 8", "--layers", "mlp", "--rank", "4", "--shape", "(4,16),,(8,8)");
     BAD("\"(4,16)(8,9)\" is not of the size (32,96) of layer h.0.attn.c_attn", "--layers", "all",
         "--rank", "4", "--shape", "(4,16)(8,9)");
-    BAD("too few for a (32,128) layer", "--layers", "mlp", "--params", "0.5463");
+    BAD("--params: h.0.mlp.c_fc: 1 parameters are too few for a (32,128) layer", "--layers", "mlp",
+        "--params", "0.5463");
+    BAD("--params: 7 parameters are too few: ranks of 1", "--layers", "mlp", "--params", "0.5463",
+        "--shape", "(4,16)(8,8)");
     BAD("what is not compressed has", "--layers", "mlp", "--params", "0.1");
     BAD("empty is empty", "--layers", "mlp", "--rank", "4", "--eval", empty);
     BAD("cannot open /nonexistent", "--layers", "mlp", "--rank", "4", "--calibrate",
