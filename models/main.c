@@ -103,6 +103,7 @@ static void print_parts(const struct tool *t, bool man)
     (man ? options_man_tail : options_bash_tail)(t->out);
 }
 
+/* err may be NULL when rc is 0. */
 static int finish(const struct tool *t, const char *name, int rc, const struct err *err)
 {
     if (rc == 0 && (fflush(t->out) || ferror(t->out))) {
@@ -128,12 +129,11 @@ int main(int argc, char **argv)
             print_parts(&t, man);
         else
             print_help(stdout);
-        struct err none = {0};
-        return finish(&t, name, 0, &none);
+        return finish(&t, name, 0, NULL);
     }
     if (!strcmp(name, "--version")) {
         printf("ttm %s %s\n", TTMD_VERSION, TTMD_GIT);
-        return STATUS_OK;
+        return finish(&t, name, 0, NULL);
     }
     for (int i = 0; i < N_COMMANDS; i++) {
         if (strcmp(name, commands[i].name) != 0) continue;

@@ -127,10 +127,15 @@ START_TEST(a_full_disk_is_an_error)
     ck_assert_int_eq(r.rc, 0);
     tool_result_release(&r);
     char line[2048];
-    snprintf(line, sizeof line, "exec %s inspect %s >/dev/full", build_path("ttm"), model);
-    tool_process((const char *const[]){"/bin/sh", "-c", line, NULL}, NULL, &r);
-    one_line(&r, "cannot write to standard output");
-    tool_result_release(&r);
+    char inspect[1100];
+    snprintf(inspect, sizeof inspect, "inspect %s", model);
+    const char *const words[] = {inspect, "--version", "--help"};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        snprintf(line, sizeof line, "exec %s %s >/dev/full", build_path("ttm"), words[i]);
+        tool_process((const char *const[]){"/bin/sh", "-c", line, NULL}, NULL, &r);
+        one_line(&r, "cannot write to standard output");
+        tool_result_release(&r);
+    }
 }
 END_TEST
 
