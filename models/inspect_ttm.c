@@ -22,21 +22,16 @@ static const struct {
 static int find_layers(struct inspect_ttm *out, const struct gpt2_config *cfg,
                        const struct st_set *set, struct err *warn)
 {
-    const size_t c = (size_t)cfg->n_embd, inner = (size_t)cfg->n_inner;
-    const struct {
-        const char *name;
-        size_t in, out;
-    } linears[] = {{"attn.c_attn", c, 3 * c},
-                   {"attn.c_proj", c, c},
-                   {"mlp.c_fc", c, inner},
-                   {"mlp.c_proj", inner, c}};
-    out->layers = mem_calloc(4 * (size_t)cfg->n_layer + 1, sizeof *out->layers);
+    struct layer_kind kind[LAYERS_PER_BLOCK];
+    layers_kinds(cfg, kind);
+    out->layers = mem_calloc(LAYERS_PER_BLOCK * (size_t)cfg->n_layer + 1, sizeof *out->layers);
     for (int i = 0; i < cfg->n_layer; i++)
-        for (size_t k = 0; k < 4; k++) {
+        for (int k = 0; k < LAYERS_PER_BLOCK; k++) {
             struct inspect_ttm_layer *l = &out->layers[out->n];
             struct ttm_tensors t;
-            snprintf(l->name, sizeof l->name, "h.%d.%s", i, linears[k].name);
-            int rc = ttm_tensors_find(&t, set, l->name, linears[k].in, linears[k].out, warn);
+            snprintf(l->name, sizeof l->name, "h.%d.%s", i, kind[k].name);
+            int rc =
+                ttm_tensors_find(&t, set, l->name, (size_t)kind[k].in, (size_t)kind[k].out, warn);
             if (rc <= 0) continue;
             l->stored = l->rounded = t.shape;
             ttm_shape_cap_exact(&l->rounded);

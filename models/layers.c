@@ -115,16 +115,24 @@ static int check_layer(const struct layer *x, struct err *err)
     return err_set(err, ERR_MISSING, "tensor %s.weight is missing from the checkpoint", x->name);
 }
 
+void layers_kinds(const struct gpt2_config *cfg, struct layer_kind out[LAYERS_PER_BLOCK])
+{
+    int c = cfg->n_embd, inner = cfg->n_inner;
+    const int sizes[LAYERS_PER_BLOCK][2] = {{c, 3 * c}, {c, c}, {c, inner}, {inner, c}};
+    for (int k = 0; k < LAYERS_PER_BLOCK; k++)
+        out[k] = (struct layer_kind){kinds[k], sizes[k][0], sizes[k][1]};
+}
+
 static void name_layers(struct layers *l)
 {
-    int c = l->cfg.n_embd, inner = l->cfg.n_inner;
-    const int in[] = {c, c, c, inner}, out[] = {3 * c, c, inner, c};
+    struct layer_kind kind[LAYERS_PER_BLOCK];
+    layers_kinds(&l->cfg, kind);
     for (size_t i = 0; i < l->n; i++) {
         struct layer *x = &l->layer[i];
         x->block = (int)(i / LAYERS_PER_BLOCK);
         x->kind = (int)(i % LAYERS_PER_BLOCK);
-        x->in = in[x->kind];
-        x->out = out[x->kind];
+        x->in = kind[x->kind].in;
+        x->out = kind[x->kind].out;
         snprintf(x->name, sizeof x->name, "h.%d.%s", x->block, kinds[x->kind]);
     }
 }

@@ -23,6 +23,13 @@ struct layer {
     bool has_bias;
 };
 
+/* layers_kinds -- the linear layers of a block: "mlp.c_fc" and its sizes, by struct layer's kind. */
+struct layer_kind {
+    const char *name;
+    int in, out;
+};
+void layers_kinds(const struct gpt2_config *cfg, struct layer_kind out[LAYERS_PER_BLOCK]);
+
 struct layers {
     const char *dir; /* borrowed */
     struct gpt2_config cfg;
