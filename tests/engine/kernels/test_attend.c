@@ -153,8 +153,9 @@ static void poison_after(const struct cache *c, const struct kernels *k, int las
     }
 }
 
-static const int sizes[] = {8, 16, 48, 64, 80};
-#define CASES (5 * KV_DTYPES)
+/* Those that models have, and those that fill no lane, quad or register. */
+static const int sizes[] = {1, 3, 5, 8, 9, 16, 20, 33, 48, 64, 79, 80};
+#define CASES ((int)(sizeof sizes / sizeof *sizes) * KV_DTYPES)
 
 static void check_group(const struct cache *c, const struct kernels *k, int pos0, int nq)
 {
@@ -167,13 +168,14 @@ static void check_group(const struct cache *c, const struct kernels *k, int pos0
     for (int i = 0; i < nq; i++) {
         const float *row = out + i * (c->d + 1);
         naive(c, pos0 + i, want, off);
-        for (int j = 0; j < c->d; j++)
-            ck_assert_msg(fabs((double)row[j] - want[j]) < 2e-6 + off[j],
-                          "%s d=%d pos %d+%d: %.9g, not %.9g", k->name, c->d, pos0, i,
-                          (double)row[j], want[j]);
-        ck_assert(row[c->d] == 77);
+        for (int j = 0; j < c->d; j++) /* an assertion that holds writes to a file all the same */
+            if (!(fabs((double)row[j] - want[j]) < 2e-6 + off[j]))
+                ck_abort_msg("%s d=%d pos %d+%d: %.9g, not %.9g", k->name, c->d, pos0, i,
+                             (double)row[j], want[j]);
+        if (row[c->d] != 77) ck_abort_msg("%s d=%d: wrote beyond its row", k->name, c->d);
         run(c, k, pos0 + i, 1, one);
-        assert_same(row, one, (size_t)c->d, k->name);
+        if (memcmp(row, one, (size_t)c->d * sizeof *row) != 0)
+            assert_same(row, one, (size_t)c->d, k->name);
     }
 }
 
