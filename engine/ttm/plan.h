@@ -113,8 +113,9 @@ struct ttm_workload {
     int layers;              /* layers like this one that a step goes through, >= 1 */
     size_t other_bytes;      /* weights that the rest of a step reads: they share the cache */
     size_t budget_bytes;     /* resident bytes allowed for the plans of this layer; 0 = no limit */
-    unsigned methods;        /* those that may be chosen, 1u << method each; 0 = all. A single core
-                                is a dense matrix already: it is RESIDENT whatever is allowed */
+    unsigned methods;        /* those that may be chosen, 1u << method each; 0 = all. Where none of
+                                them is possible (a single core is a dense matrix already, 8-bit groups
+                                have INT8_MAX_K inputs at most) RESIDENT and REBUILD are, too */
     bool below_dense;        /* pairs of plans must keep less than W itself would, where any does */
 };
 
@@ -134,7 +135,8 @@ bool ttm_plan_same(const struct ttm_plan *a, const struct ttm_plan *b);
 /* ttm_plan_role -- the fastest plan for one role within the budget: every grouping of the cores and
  * every order (dynamic programming over sets of groups, exact because a step's cost depends only on
  * which groups were contracted before it and which one was the last), every rebuild, resident.
- * Errors  ERR_INVALID naming the budget when no plan fits in it. */
+ * Errors  ERR_INVALID naming the budget when no plan fits in it, or what 8-bit weights allow when a single
+ *         core has more inputs. */
 int ttm_plan_role(struct ttm_plan *out, const struct ttm_shape *s, enum ttm_role role,
                   const struct ttm_workload *w, const struct ttm_rates *m, const char *what,
                   struct err *err);

@@ -71,7 +71,8 @@ double plan_out_seconds(const struct ttm_permutation *out, size_t floats, size_t
 bool plan_cached(size_t bytes, const struct ttm_workload *w, const struct ttm_rates *m);
 
 /* All plans worth comparing for a role: each grouping in its best order, each rebuild, resident;
- * those that the workload allows, with their predicted seconds at its number of rows. */
+ * those that the workload allows and its type can be packed for, with their predicted seconds at its
+ * number of rows. */
 #define PLAN_MAX_CANDIDATES ((1 << (TTM_MAX_CORES - 1)) + TTM_MAX_CORES)
 struct plan_candidates {
     int n;
@@ -83,7 +84,7 @@ struct plan_candidates {
 struct plan_candidates *plan_candidates(const struct ttm_shape *s, enum ttm_role role,
                                         const struct ttm_workload *w, const struct ttm_rates *m);
 
-/* plan_no_fit -- ERR_INVALID: nothing fits in the workload's budget. */
+/* plan_no_fit -- ERR_INVALID: nothing fits in the workload's budget, or without one is possible. */
 int plan_no_fit(const struct ttm_shape *s, const struct ttm_workload *w, const char *what,
                 struct err *err);
 

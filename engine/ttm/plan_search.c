@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "engine/base/mem.h"
+#include "engine/kernels/int8.h"
 #include "engine/kernels/pack.h"
 #include "engine/ttm/plan_chain.h"
 
@@ -109,6 +110,12 @@ struct search {
     signed char from[1 << TTM_MAX_CORES][TTM_MAX_CORES];
 };
 
+/* Sums of 8-bit products are of 32 bits: a matrix of more inputs cannot be packed (pack.h). */
+static bool packable(size_t k, size_t element)
+{
+    return element != 1 || k <= INT8_MAX_K;
+}
+
 static void extend(struct search *q, const struct plan_chain *c, unsigned applied, int last,
                    double so_far, size_t rows, size_t element, bool cached,
                    const struct ttm_rates *m)
@@ -117,6 +124,7 @@ static void extend(struct search *q, const struct plan_chain *c, unsigned applie
         if (applied >> g & 1) continue;
         struct ttm_step st;
         plan_step(&st, c, applied, last, g);
+        if (!packable(st.k, element)) continue;
         double t =
             so_far + plan_step_seconds(&st, rows, element, cached, c->g > 2 || applied == 0, m);
         unsigned next = applied | 1u << g;
@@ -127,7 +135,8 @@ static void extend(struct search *q, const struct plan_chain *c, unsigned applie
     }
 }
 
-static void best_order(struct ttm_plan *p, const struct ttm_shape *s, size_t rows,
+/* False when no order can be packed. */
+static bool best_order(struct ttm_plan *p, const struct ttm_shape *s, size_t rows,
                        const struct ttm_workload *w, const struct ttm_rates *m, struct search *q)
 {
     struct plan_chain c;
@@ -155,52 +164,73 @@ static void best_order(struct ttm_plan *p, const struct ttm_shape *s, size_t row
             last = g;
         }
     }
+    if (least == INFINITY) return false;
     for (int i = c.g - 1; i >= 0; i--) {
         p->order[i] = last;
         int before = q->from[all][last];
         all &= ~(1u << last);
         last = before;
     }
+    return true;
 }
 
-static bool allowed(const struct ttm_workload *w, const struct ttm_shape *s, enum ttm_method method)
-{
-    return !w->methods || w->methods >> method & 1 || (s->d == 1 && method == TTM_RESIDENT);
-}
+/* What is gathered, for whom; `possible` counts plans whatever they keep. */
+struct gathering {
+    struct plan_candidates *c;
+    const struct ttm_shape *s;
+    const struct ttm_workload *w;
+    const struct ttm_rates *m;
+    size_t rows;
+    int possible;
+};
 
-static void add(struct plan_candidates *c, const struct ttm_plan *choice, const struct ttm_shape *s,
-                size_t rows, const struct ttm_workload *w, const struct ttm_rates *m)
+static void add(struct gathering *t, const struct ttm_plan *choice)
 {
+    struct plan_candidates *c = t->c;
     struct ttm_plan *p = &c->plan[c->n];
     *p = *choice;
-    BUG_ON(ttm_plan_finish(p, s, "plan", NULL) != 0);
-    if (w->budget_bytes && ttm_plan_bytes(p, w->dtype) > w->budget_bytes) return;
-    c->seconds[c->n++] = ttm_plan_seconds(p, s, rows, w, m);
+    BUG_ON(ttm_plan_finish(p, t->s, "plan", NULL) != 0);
+    t->possible++;
+    if (t->w->budget_bytes && ttm_plan_bytes(p, t->w->dtype) > t->w->budget_bytes) return;
+    c->seconds[c->n++] = ttm_plan_seconds(p, t->s, t->rows, t->w, t->m);
+}
+
+static void add_dense(struct gathering *t, unsigned methods)
+{
+    const struct ttm_shape *s = t->s;
+    int cheapest = 0; /* the split that a resident W is made with */
+    for (int k = 1; k < s->d; k++)
+        if (!cheapest || s->r[k] < s->r[cheapest]) cheapest = k;
+    if (methods >> TTM_RESIDENT & 1 && packable((size_t)s->in, dtype_size(t->w->dtype)))
+        add(t, &(struct ttm_plan){.method = TTM_RESIDENT, .split = cheapest});
+    for (int k = 1; methods >> TTM_REBUILD & 1 && k < s->d; k++)
+        add(t, &(struct ttm_plan){.method = TTM_REBUILD, .split = k});
+}
+
+static void add_contractions(struct gathering *t)
+{
+    const struct ttm_shape *s = t->s;
+    struct search *search = mem_calloc(1, sizeof *search);
+    for (unsigned cut = 1; cut < 1u << (s->d - 1); cut++) {
+        struct ttm_plan p = {.method = TTM_CONTRACT, .groups = 1};
+        for (int k = 1; k < s->d; k++)
+            if (cut >> (k - 1) & 1) p.first[p.groups++] = k;
+        p.first[p.groups] = s->d;
+        if (best_order(&p, s, t->rows, t->w, t->m, search)) add(t, &p);
+    }
+    free(search);
 }
 
 struct plan_candidates *plan_candidates(const struct ttm_shape *s, enum ttm_role role,
                                         const struct ttm_workload *w, const struct ttm_rates *m)
 {
-    struct plan_candidates *c = mem_calloc(1, sizeof *c);
-    struct search *search = mem_calloc(1, sizeof *search);
-    size_t rows = w->rows[role];
-    int cheapest = 0; /* the split that a resident W is made with */
-    for (int k = 1; k < s->d; k++)
-        if (!cheapest || s->r[k] < s->r[cheapest]) cheapest = k;
-    if (allowed(w, s, TTM_RESIDENT))
-        add(c, &(struct ttm_plan){.method = TTM_RESIDENT, .split = cheapest}, s, rows, w, m);
-    for (int k = 1; allowed(w, s, TTM_REBUILD) && k < s->d; k++)
-        add(c, &(struct ttm_plan){.method = TTM_REBUILD, .split = k}, s, rows, w, m);
-    for (unsigned cut = 1; allowed(w, s, TTM_CONTRACT) && cut < 1u << (s->d - 1); cut++) {
-        struct ttm_plan p = {.method = TTM_CONTRACT, .groups = 1};
-        for (int k = 1; k < s->d; k++)
-            if (cut >> (k - 1) & 1) p.first[p.groups++] = k;
-        p.first[p.groups] = s->d;
-        best_order(&p, s, rows, w, m, search);
-        add(c, &p, s, rows, w, m);
-    }
-    free(search);
-    return c;
+    const unsigned all = (1u << TTM_METHODS) - 1, methods = w->methods ? w->methods : all;
+    struct gathering t = {.s = s, .w = w, .m = m, .rows = w->rows[role]};
+    t.c = mem_calloc(1, sizeof *t.c);
+    add_dense(&t, methods);
+    if (methods >> TTM_CONTRACT & 1) add_contractions(&t);
+    if (!t.possible) add_dense(&t, all); /* the methods named cannot apply this layer at all */
+    return t.c;
 }
 
 int plan_no_fit(const struct ttm_shape *s, const struct ttm_workload *w, const char *what,
@@ -208,6 +238,9 @@ int plan_no_fit(const struct ttm_shape *s, const struct ttm_workload *w, const c
 {
     char text[TTM_SHAPE_TEXT];
     ttm_shape_format(s, text);
+    if (!w->budget_bytes)
+        return err_set(err, ERR_INVALID, "%s: no plan for %s: 8-bit weights have at most %d inputs",
+                       what, text, INT8_MAX_K);
     return err_set(err, ERR_INVALID,
                    "%s: no plan for %s fits in %zu bytes; its cores alone need %zu", what, text,
                    w->budget_bytes, ttm_shape_params(s) * dtype_size(w->dtype));
