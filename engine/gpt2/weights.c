@@ -75,18 +75,38 @@ void weight_fills_release(struct weight_fills *f)
     *f = (struct weight_fills){0};
 }
 
+double weight_fills_bytes(const struct weight_fills *fills)
+{
+    double sum = 0;
+    for (size_t i = 0; i < fills->n; i++)
+        sum += (double)fills->list[i].tensor->bytes;
+    return sum;
+}
+
+double weight_ttm_bytes(const struct weight_ttm *t)
+{
+    return (double)ttm_shape_dense(&t->tensors.shape) * sizeof(float);
+}
+
+void weights_report(const struct weight_fills *fills, const struct gpt2_options *o, double done)
+{
+    double total = weight_fills_bytes(fills);
+    if (!o->progress) return;
+    for (size_t i = 0; i < fills->n_ttm; i++)
+        total += weight_ttm_bytes(&fills->ttm[i]);
+    o->progress(o->progress_arg, done / total);
+}
+
 int weights_fill(const struct weight_fills *fills, const struct compute *c,
                  const struct gpt2_options *o, struct err *err)
 {
-    double total = 0, done = 0;
-    for (size_t i = 0; i < fills->n; i++)
-        total += (double)fills->list[i].tensor->bytes;
+    double done = 0;
     for (size_t i = 0; i < fills->n; i++) {
         const struct weight_fill *f = &fills->list[i];
         if (!(f->vector ? fill_vector(f) : fill_matrix(f, c))) return refuse(f, err);
         st_drop(f->tensor);
         done += (double)f->tensor->bytes;
-        if (o->progress) o->progress(o->progress_arg, done / total);
+        weights_report(fills, o, done);
     }
     return 0;
 }

@@ -44,6 +44,12 @@ void weight_fills_release(struct weight_fills *f);
 int weights_bind(struct gpt2 *m, const struct st_set *st, const struct gpt2_options *o,
                  struct weight_fills *fills, struct err *err);
 
+/* weights_report -- tell that `done` bytes are loaded: of the copies as the file has them, and of each TTM
+ * layer as the f32 matrix that it stands for, half when it is rounded and half when it is made. */
+void weights_report(const struct weight_fills *fills, const struct gpt2_options *o, double done);
+double weight_fills_bytes(const struct weight_fills *fills); /* of the copies */
+double weight_ttm_bytes(const struct weight_ttm *t);         /* of one layer */
+
 /* weights_fill -- make the copies, split over the pool, tensor by tensor.
  * Errors  ERR_INVALID naming a tensor with a NaN or an infinity, and where it is. */
 int weights_fill(const struct weight_fills *fills, const struct compute *c,

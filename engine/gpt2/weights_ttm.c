@@ -28,7 +28,16 @@ struct ttm_making {
     struct ttm_plan (*plans)[TTM_ROLES];
     struct ttm *rounded; /* (n) */
     struct err *errs;    /* (n) of their loading */
+    struct ttm_room room;
+    _Atomic uint64_t done; /* bytes, as weights_report() counts them */
 };
+
+/* Half of a layer's work is done; told by the pool's owner alone, who opens the model. */
+static void advance(struct ttm_making *t, size_t i, bool tell)
+{
+    t->done += (uint64_t)weight_ttm_bytes(&t->fills->ttm[i]) / 2;
+    if (tell) weights_report(t->fills, t->o, weight_fills_bytes(t->fills) + (double)t->done);
+}
 
 static void set_workload(struct ttm_making *t)
 {
@@ -92,8 +101,7 @@ static int plan(struct ttm_making *t, const struct compute *c, struct err *err)
 /* Each layer's values, rounded: single-threaded work, layer by layer over the pool. */
 static void load_layers(void *arg, size_t begin, size_t end, int worker)
 {
-    const struct ttm_making *t = arg;
-    (void)worker;
+    struct ttm_making *t = arg;
     for (size_t i = begin; i < end; i++) {
         const struct weight_ttm *f = &t->fills->ttm[i];
         struct ttm stored = {0};
@@ -103,22 +111,22 @@ static void load_layers(void *arg, size_t begin, size_t end, int worker)
         bool exact = memcmp(&f->tensors.shape, &t->shapes[i], sizeof t->shapes[i]) == 0;
         if (!rc && exact) {
             t->rounded[i] = stored;
-            continue;
+        } else if (!rc) {
+            ttm_round_exact(&t->rounded[i], &stored, f->name, &t->errs[i]);
+            ttm_release(&stored);
         }
-        if (!rc) ttm_round_exact(&t->rounded[i], &stored, f->name, &t->errs[i]);
-        ttm_release(&stored);
+        advance(t, i, worker == 0);
     }
 }
 
-static int make_layer(const struct ttm_making *t, size_t i, const struct compute *c,
-                      struct err *err)
+static int make_layer(struct ttm_making *t, size_t i, const struct compute *c, struct err *err)
 {
     const struct weight_ttm *f = &t->fills->ttm[i];
     int rc = t->errs[i].code;
     if (rc) *err = t->errs[i];
     if (!rc)
-        rc = ttm_linear_new(&f->linear->ttm, &t->rounded[i], t->plans[i], t->fills->ttm_dtype, c,
-                            f->name, err);
+        rc = ttm_linear_new_in(&f->linear->ttm, &t->rounded[i], t->plans[i], t->fills->ttm_dtype, c,
+                               &t->room, f->name, err);
     ttm_release(&t->rounded[i]);
     if (rc) return rc;
     struct gpt2_ttm *out = &t->m->ttm[i];
@@ -128,6 +136,7 @@ static int make_layer(const struct ttm_making *t, size_t i, const struct compute
         out->seconds[r] = ttm_plan_seconds(&t->plans[i][r], &t->shapes[i], t->work[i].rows[r],
                                            &t->work[i], &t->rates);
     t->m->weight_bytes += ttm_linear_bytes(f->linear->ttm);
+    advance(t, i, true);
     return 0;
 }
 
@@ -153,6 +162,7 @@ int weights_make_ttm(struct gpt2 *m, const struct weight_fills *fills, const str
     m->ttm_dtype = fills->ttm_dtype;
     for (size_t i = 0; i < n; i++)
         ttm_release(&t.rounded[i]);
+    ttm_room_release(&t.room);
     free(t.rounded);
     free(t.errs);
     free(t.work);

@@ -41,15 +41,18 @@ static inline void held_copy(float *to, const float *from, size_t n)
 int merge_group(float *dst, const struct ttm *w, int first, int last, struct merge_strides to,
                 struct err *err);
 
-/* merge_pack -- a row-major (k, n) f32 matrix as an owned packed one of type t. */
+/* merge_pack -- a row-major (k, n) f32 matrix as an owned packed one of type t, its panels over the pool.
+ * Errors  ERR_NOMEM; ERR_INVALID when a number is not finite, or t cannot hold it. */
 int merge_pack(struct packed *out, const float *src, enum dtype t, size_t k, size_t n,
-               const char *what, struct err *err);
+               const struct compute *c, const char *what, struct err *err);
+int merge_not_finite(const char *what, struct err *err); /* sets that error */
 
-/* rebuild_make -- W into `data`, F32 in the layout of pack.h for (in, out), all of it (padding
- * columns become zero); scratch: plan->worker_floats per thread.
+/* rebuild_pack -- W into `out`, which is initialised for (in, out), block by block over the pool, each
+ * rounded to out's type while it is in a core's cache; scratch: plan->worker_floats per thread. False when
+ * a number is not finite, or out's type cannot hold it.
  * rebuild_apply -- the layer, block by block of W, none of which is kept. */
-void rebuild_make(float *data, const struct ttm_held *h, const struct ttm_plan *p,
-                  const struct ttm_shape *s, const struct compute *c, float *scratch);
+bool rebuild_pack(struct packed *out, const struct ttm_held *h, const struct ttm_plan *p,
+                  const struct compute *c, float *scratch);
 void rebuild_apply(const struct ttm_held *h, const struct ttm_plan *p, const struct ttm_shape *s,
                    const struct compute *c, const struct ttm_call *call);
 

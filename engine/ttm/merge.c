@@ -2,6 +2,7 @@
  * the kernels want it. The product of cores leaves its indices as (a, i0, j0, i1, j1, .., b); any
  * layout that is needed differs from it by the strides of a, i = (i0, i1, ..), j and b, so that one
  * scatter serves contraction groups, rebuild factors and whole matrices. */
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -74,12 +75,33 @@ int merge_group(float *dst, const struct ttm *w, int first, int last, struct mer
     return 0;
 }
 
+struct packing {
+    struct packed *to;
+    const struct pack_source *from;
+    atomic_bool bad;
+};
+
+static void pack_task(void *arg, size_t begin, size_t end, int worker)
+{
+    (void)worker;
+    struct packing *j = arg;
+    if (!packed_fill(j->to, j->from, begin, end)) j->bad = true;
+}
+
 int merge_pack(struct packed *out, const float *src, enum dtype t, size_t k, size_t n,
-               const char *what, struct err *err)
+               const struct compute *c, const char *what, struct err *err)
 {
     const struct pack_source from = {.data = src, .dtype = DTYPE_F32};
+    struct packing j = {.to = out, .from = &from};
     int rc = packed_init(out, t, k, n, what, err);
-    if (rc || packed_fill(out, &from, 0, packed_panels(n))) return rc;
+    if (rc) return rc;
+    pool_for(c->pool, packed_panels(n), 1, pack_task, &j);
+    if (!j.bad) return 0;
     packed_release(out);
+    return merge_not_finite(what, err);
+}
+
+int merge_not_finite(const char *what, struct err *err)
+{
     return err_set(err, ERR_INVALID, "%s: its cores multiply to a number that is not finite", what);
 }

@@ -6,9 +6,10 @@
  * the block touches, a small matrix product gives a tile (iL, jL, iR, jR), which is dealt out to the
  * panels. To apply a layer, each thread makes a block and multiplies all rows of x by it at once; W as
  * a whole never exists, no thread waits for another, and W costs neither memory nor its traffic. A
- * resident W is made by the same code, block by block into its place: both have the same bits, since
- * sums run over r only and do not depend on how the work is cut. Parts beyond `in` and `out` are not
+ * resident W is made by the same code, each block packed in its type as soon as it is there: in F32 both have
+ * the same bits, since sums run over r only and do not depend on how the work is cut. Parts beyond `in` and `out` are not
  * computed; the columns that fill up the last panel are zero. */
+#include <stdatomic.h>
 #include <string.h>
 
 #include "engine/ttm/held.h"
@@ -20,7 +21,8 @@ struct rebuild {
     const struct compute *c;
     float *scratch;
     uint64_t *mults;
-    float *whole;                /* making a resident W: (in, out) packed */
+    struct packed *whole;        /* making a resident W: (in, out) */
+    atomic_bool *bad;            /* the same: not finite */
     const struct ttm_call *call; /* applying: rows of x, in `parts` parts */
     size_t parts;
 };
@@ -95,13 +97,21 @@ static size_t block_end(const struct rebuild *r, size_t col0)
     return end < r->out ? end : r->out;
 }
 
+/* Panels are row-major matrices of PACK_N columns. */
 static void make_task(void *arg, size_t begin, size_t end, int worker)
 {
     const struct rebuild *r = arg;
-    float *scratch = r->scratch + (size_t)worker * r->plan->worker_floats;
+    float *block = r->scratch + (size_t)worker * r->plan->worker_floats;
+    float *scratch = block + r->h->tiles.cols * r->in;
     for (size_t b = begin; b < end; b++) {
-        size_t col0 = b * r->h->tiles.cols;
-        make_block(r, col0, block_end(r, col0), r->whole + col0 * r->in, scratch);
+        size_t col0 = b * r->h->tiles.cols, col1 = block_end(r, col0);
+        make_block(r, col0, col1, block, scratch);
+        for (size_t col = col0; col < col1; col += PACK_N) {
+            const struct pack_source from = {.data = block + (col - col0) * r->in,
+                                             .dtype = DTYPE_F32};
+            struct packed panel = packed_columns(r->whole, col / PACK_N, PACK_N);
+            if (!packed_fill(&panel, &from, 0, 1)) *r->bad = true;
+        }
     }
 }
 
@@ -143,17 +153,20 @@ static size_t blocks(const struct rebuild *r)
     return (r->out + r->h->tiles.cols - 1) / r->h->tiles.cols;
 }
 
-void rebuild_make(float *data, const struct ttm_held *h, const struct ttm_plan *p,
-                  const struct ttm_shape *s, const struct compute *c, float *scratch)
+bool rebuild_pack(struct packed *out, const struct ttm_held *h, const struct ttm_plan *p,
+                  const struct compute *c, float *scratch)
 {
+    atomic_bool bad = false;
     struct rebuild r = {.h = h,
                         .plan = p,
-                        .in = (size_t)s->in,
-                        .out = (size_t)s->out,
+                        .in = out->k,
+                        .out = out->n,
                         .c = c,
                         .scratch = scratch,
-                        .whole = data};
+                        .whole = out,
+                        .bad = &bad};
     pool_for(c->pool, blocks(&r), 1, make_task, &r);
+    return !bad;
 }
 
 void rebuild_apply(const struct ttm_held *h, const struct ttm_plan *p, const struct ttm_shape *s,

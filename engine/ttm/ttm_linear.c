@@ -1,6 +1,7 @@
 /* From cores and two plans to a layer that computes. All the work that does not depend on x happens
  * here, once: merging, rounding to the resident type, packing, and for a resident W its rebuild, by
- * the same code that rebuilds it into scratch, so that both ways give the same bits. */
+ * the same code that rebuilds it into scratch, so that both ways give the same bits. A model has dozens of
+ * layers, so that what making one takes for a while is kept in a room for the next. */
 #include "engine/ttm/ttm_linear.h"
 
 #include <stdlib.h>
@@ -28,12 +29,50 @@ static void release_held(struct ttm_held *h)
     memset(h, 0, sizeof *h);
 }
 
+/* What a layer is made from, and for whom. */
+struct making {
+    const struct ttm *w;
+    enum dtype dtype;
+    const struct compute *c;
+    struct ttm_room *room;
+    const char *what;
+    struct err *err;
+};
+
+static int room_take(struct ttm_room_part *r, size_t bytes, const struct making *t)
+{
+    if (bytes <= r->bytes) return 0;
+    mem_unmap(r->at, r->bytes);
+    *r = (struct ttm_room_part){0};
+    int rc = mem_map(&r->at, bytes, t->what, t->err);
+    if (!rc) r->bytes = bytes;
+    return rc;
+}
+
+void ttm_room_release(struct ttm_room *r)
+{
+    mem_unmap(r->rows.at, r->rows.bytes);
+    mem_unmap(r->left.at, r->left.bytes);
+    mem_unmap(r->scratch.at, r->scratch.bytes);
+    *r = (struct ttm_room){0};
+}
+
+/* Cores first..last-1 merged, as a row-major (k, n), packed. */
+static int merge(struct packed *out, const struct making *t, int first, int last,
+                 struct merge_strides to, enum dtype dtype, size_t k, size_t n)
+{
+    int rc = room_take(&t->room->rows, k * n * sizeof(float), t);
+    if (!rc) rc = merge_group(t->room->rows.at, t->w, first, last, to, t->err);
+    if (!rc) rc = merge_pack(out, t->room->rows.at, dtype, k, n, t->c, t->what, t->err);
+    return rc;
+}
+
 /* The weights of one step, (k, n) with k = (m, bonds..), n = (n, bonds..), both row-major. */
-static int hold_step(struct packed *out, const struct ttm *w, const struct ttm_plan *p,
-                     const struct ttm_step *st, enum dtype t, const char *what, struct err *err)
+static int hold_step(struct packed *out, const struct making *t, const struct ttm_plan *p,
+                     const struct ttm_step *st)
 {
     int first = p->first[st->group], last = p->first[st->group + 1];
-    size_t ra = (size_t)w->shape.r[first], rb = (size_t)w->shape.r[last];
+    size_t ra = (size_t)t->w->shape.r[first], rb = (size_t)t->w->shape.r[last];
     struct merge_strides to;
     size_t in_k = 1, in_n = 1; /* what stands right of the mode, in k and in n */
     to.b = st->right_open ? st->n : 1;
@@ -42,125 +81,95 @@ static int hold_step(struct packed *out, const struct ttm *w, const struct ttm_p
     *(st->left_open ? &in_k : &in_n) *= ra;
     to.i = in_k * st->n;
     to.j = in_n;
-    size_t bytes = st->k * st->n * sizeof(float);
-    void *rows = NULL;
-    int rc = mem_map(&rows, bytes, what, err);
-    if (!rc) rc = merge_group(rows, w, first, last, to, err);
-    if (!rc) rc = merge_pack(out, rows, t, st->k, st->n, what, err);
-    mem_unmap(rows, bytes);
-    return rc;
+    return merge(out, t, first, last, to, t->dtype, st->k, st->n);
 }
 
-static int hold_contract(struct ttm_held *h, const struct ttm *w, const struct ttm_plan *p,
-                         enum dtype t, const char *what, struct err *err)
+static int hold_contract(struct ttm_held *h, const struct making *t, const struct ttm_plan *p)
 {
-    ttm_plan_steps(&h->steps, p, &w->shape);
+    ttm_plan_steps(&h->steps, p, &t->w->shape);
     int rc = 0;
     for (int i = 0; !rc && i < h->steps.n; i++)
-        rc = hold_step(&h->group[i], w, p, &h->steps.step[i], t, what, err);
+        rc = hold_step(&h->group[i], t, p, &h->steps.step[i]);
     return rc;
 }
 
-/* The two factors of W: left (iL, jL, r), right (r, iR, jR). */
-static int hold_factors(struct ttm_held *h, const struct ttm *w, const struct ttm_plan *p,
-                        const char *what, struct err *err)
+/* The two factors of W: left (iL, jL, r), right (r, iR, jR). The left one is lent by the room unless they are to
+ * be kept. */
+static int hold_factors(struct ttm_held *h, const struct making *t, const struct ttm_plan *p,
+                        bool keep)
 {
-    plan_tiles(&h->tiles, p, &w->shape);
-    const struct plan_tiles *t = &h->tiles;
-    size_t left = 1;
+    const struct ttm_shape *s = &t->w->shape;
+    plan_tiles(&h->tiles, p, s);
+    const struct plan_tiles *q = &h->tiles;
+    size_t left = q->rank;
     for (int k = 0; k < p->split; k++)
-        left *= (size_t)w->shape.m[k] * (size_t)w->shape.n[k];
-    size_t left_bytes = left * t->rank * sizeof(float);
-    size_t right_bytes = t->rank * t->width * sizeof(float);
-    void *at = NULL, *rows = NULL;
-    int rc = mem_map(&at, left_bytes, what, err);
+        left *= (size_t)s->m[k] * (size_t)s->n[k];
+    struct ttm_room_part own = {0}, *part = keep ? &own : &t->room->left;
+    int rc = room_take(part, left * sizeof(float), t);
     if (rc) return rc;
-    h->left = at;
-    h->left_bytes = left_bytes;
-    rc = merge_group(h->left, w, 0, p->split,
-                     (struct merge_strides){0, t->n_left * t->rank, t->rank, 1}, err);
-    if (!rc) rc = mem_map(&rows, right_bytes, what, err);
+    h->left = part->at;
+    h->left_bytes = own.bytes;
+    rc = merge_group(h->left, t->w, 0, p->split,
+                     (struct merge_strides){0, q->n_left * q->rank, q->rank, 1}, t->err);
     if (!rc)
-        rc = merge_group(rows, w, p->split, w->shape.d,
-                         (struct merge_strides){t->width, t->n_right, 1, 0}, err);
-    if (!rc) rc = merge_pack(&h->right, rows, DTYPE_F32, t->rank, t->width, what, err);
-    mem_unmap(rows, right_bytes);
+        rc = merge(&h->right, t, p->split, s->d, (struct merge_strides){q->width, q->n_right, 1, 0},
+                   DTYPE_F32, q->rank, q->width);
     return rc;
 }
 
 /* A single core is W itself, up to padding. */
-static int hold_single(struct ttm_held *h, const struct ttm *w, enum dtype t, const char *what,
-                       struct err *err)
+static int hold_single(struct ttm_held *h, const struct making *t)
 {
-    size_t in = (size_t)w->shape.in, out = (size_t)w->shape.out, n = (size_t)w->shape.n[0];
-    void *rows = NULL;
-    int rc = mem_map(&rows, in * out * sizeof(float), what, err);
+    const struct ttm_shape *s = &t->w->shape;
+    size_t in = (size_t)s->in, out = (size_t)s->out, n = (size_t)s->n[0];
+    int rc = room_take(&t->room->rows, in * out * sizeof(float), t);
     if (rc) return rc;
+    float *rows = t->room->rows.at;
     for (size_t i = 0; i < in; i++)
-        memcpy((float *)rows + i * out, w->core[0] + i * n, out * sizeof(float));
-    rc = merge_pack(&h->dense, rows, t, in, out, what, err);
-    mem_unmap(rows, in * out * sizeof(float));
-    return rc;
+        memcpy(rows + i * out, t->w->core[0] + i * n, out * sizeof *rows);
+    return merge_pack(&h->dense, rows, t->dtype, in, out, t->c, t->what, t->err);
 }
 
-/* A packed F32 matrix as one of another type. Panels are row-major matrices of PACK_N columns. */
-static int narrow(struct packed *out, const struct packed *wide, enum dtype t, const char *what,
-                  struct err *err)
+static int hold_dense(struct ttm_held *h, const struct making *t, const struct ttm_plan *p)
 {
-    int rc = packed_init(out, t, wide->k, wide->n, what, err);
-    for (size_t p = 0; !rc && p < packed_panels(wide->n); p++) {
-        struct packed one = packed_columns(out, p, PACK_N), from = packed_columns(wide, p, PACK_N);
-        const struct pack_source src = {.data = from.data, .dtype = DTYPE_F32};
-        if (!packed_fill(&one, &src, 0, 1))
-            rc = err_set(err, ERR_INVALID, "%s: its cores multiply to a number that is not finite",
-                         what);
-    }
-    return rc;
-}
-
-static int hold_dense(struct ttm_held *h, const struct ttm *w, const struct ttm_plan *p,
-                      enum dtype t, const struct compute *c, const char *what, struct err *err)
-{
-    if (w->shape.d == 1) return hold_single(h, w, t, what, err);
+    const struct ttm_shape *s = &t->w->shape;
+    if (s->d == 1) return hold_single(h, t);
     struct ttm_plan rebuild = {.method = TTM_REBUILD, .split = p->split};
-    struct packed wide = {0};
-    void *scratch = NULL;
-    int rc = ttm_plan_finish(&rebuild, &w->shape, what, err);
-    size_t bytes = (size_t)pool_threads(c->pool) * rebuild.worker_floats * sizeof(float);
-    if (!rc) rc = hold_factors(h, w, &rebuild, what, err);
-    if (!rc) rc = mem_map(&scratch, bytes, what, err);
-    if (!rc)
-        rc = packed_init(&wide, DTYPE_F32, (size_t)w->shape.in, (size_t)w->shape.out, what, err);
-    if (rc) goto out;
-    rebuild_make(wide.data, h, &rebuild, &w->shape, c, scratch);
-    if (t == DTYPE_F32) {
-        h->dense = wide;
-        memset(&wide, 0, sizeof wide);
-    } else {
-        rc = narrow(&h->dense, &wide, t, what, err);
-    }
-    packed_release(&h->right); /* the factors are done with */
-    mem_unmap(h->left, h->left_bytes);
+    int rc = ttm_plan_finish(&rebuild, s, t->what, t->err);
+    size_t bytes = (size_t)pool_threads(t->c->pool) * rebuild.worker_floats * sizeof(float);
+    if (!rc) rc = hold_factors(h, t, &rebuild, false);
+    if (!rc) rc = room_take(&t->room->scratch, bytes, t);
+    if (!rc) rc = packed_init(&h->dense, t->dtype, (size_t)s->in, (size_t)s->out, t->what, t->err);
+    if (!rc && !rebuild_pack(&h->dense, h, &rebuild, t->c, t->room->scratch.at))
+        rc = merge_not_finite(t->what, t->err);
+    if (h->right.data) packed_release(&h->right); /* the factors are done with */
     h->left = NULL;
-    h->left_bytes = 0;
-out:
-    mem_unmap(scratch, bytes);
-    if (wide.data) packed_release(&wide);
     return rc;
 }
 
-static int hold(struct ttm_held *h, const struct ttm *w, const struct ttm_plan *p, enum dtype t,
-                const struct compute *c, const char *what, struct err *err)
+static int hold(struct ttm_held *h, const struct making *t, const struct ttm_plan *p)
 {
-    if (p->method == TTM_CONTRACT) return hold_contract(h, w, p, t, what, err);
-    if (p->method == TTM_REBUILD) return hold_factors(h, w, p, what, err);
-    return hold_dense(h, w, p, t, c, what, err);
+    if (p->method == TTM_CONTRACT) return hold_contract(h, t, p);
+    if (p->method == TTM_REBUILD) return hold_factors(h, t, p, true);
+    return hold_dense(h, t, p);
 }
 
 int ttm_linear_new(struct ttm_linear **out, const struct ttm *w,
                    const struct ttm_plan plan[TTM_ROLES], enum dtype dtype, const struct compute *c,
                    const char *what, struct err *err)
 {
+    struct ttm_room room = {0};
+    int rc = ttm_linear_new_in(out, w, plan, dtype, c, &room, what, err);
+    ttm_room_release(&room);
+    return rc;
+}
+
+int ttm_linear_new_in(struct ttm_linear **out, const struct ttm *w,
+                      const struct ttm_plan plan[TTM_ROLES], enum dtype dtype,
+                      const struct compute *c, struct ttm_room *room, const char *what,
+                      struct err *err)
+{
+    const struct making t = {w, dtype, c, room, what, err};
     int rc = ttm_shape_check(&w->shape, what, err);
     if (rc) return rc;
     if (dtype != DTYPE_F32 && dtype != DTYPE_F16 && dtype != DTYPE_BF16 && dtype != DTYPE_I8)
@@ -174,7 +183,7 @@ int ttm_linear_new(struct ttm_linear **out, const struct ttm *w,
         l->plan[r] = plan[r];
         rc = ttm_plan_finish(&l->plan[r], &w->shape, what, err);
         l->held_of[r] = r && ttm_plan_same(&l->plan[0], &l->plan[r]) ? 0 : r;
-        if (!rc && l->held_of[r] == r) rc = hold(&l->held[r], w, &l->plan[r], dtype, c, what, err);
+        if (!rc && l->held_of[r] == r) rc = hold(&l->held[r], &t, &l->plan[r]);
     }
     if (rc)
         ttm_linear_free(l);

@@ -15,15 +15,33 @@ struct ttm_linear;
  *   w      cores; borrowed during the call
  *   plan   finished by ttm_plan_role(), ttm_plan_layer() or ttm_plan_finish() for w->shape
  *   dtype  of resident weights: F32, F16, BF16 or I8; a rebuild keeps its factors in F32
- *   c      computes the resident W now; calls of ttm_linear_apply() may use at most its threads
+ *   c      computes and packs now; calls of ttm_linear_apply() may use at most its threads
  *
- * Errors  ERR_NOMEM naming `what` and the bytes; ERR_INVALID for a plan of another shape or a dtype
- *         that is not among the four. *out untouched.
+ * Errors  ERR_NOMEM naming `what` and the bytes; ERR_INVALID for a plan of another shape, a dtype that is
+ *         not among the four, or cores that multiply to what is not finite. *out untouched.
+ * Thread  the pool's owner.
  */
 int ttm_linear_new(struct ttm_linear **out, const struct ttm *w,
                    const struct ttm_plan plan[TTM_ROLES], enum dtype dtype, const struct compute *c,
                    const char *what, struct err *err);
 void ttm_linear_free(struct ttm_linear *l); /* may be NULL */
+
+/* Memory that making a layer takes for a while, for the next one to use again: pages which the system has to
+ * clear first cost as much as what is computed into them. {0} = none yet. */
+struct ttm_room {
+    struct ttm_room_part {
+        void *at; /* owned, by mem_map */
+        size_t bytes;
+    } rows, left, scratch;
+};
+
+/* ttm_linear_new_in -- the same with memory that is kept for layers to come.
+ * ttm_room_release -- when there are none. */
+int ttm_linear_new_in(struct ttm_linear **out, const struct ttm *w,
+                      const struct ttm_plan plan[TTM_ROLES], enum dtype dtype,
+                      const struct compute *c, struct ttm_room *room, const char *what,
+                      struct err *err);
+void ttm_room_release(struct ttm_room *r);
 
 const struct ttm_shape *ttm_linear_shape(const struct ttm_linear *l);
 const struct ttm_plan *ttm_linear_plan(const struct ttm_linear *l, enum ttm_role role);

@@ -1,6 +1,6 @@
 /* Models with TTM layers: every way to apply them against the oracle in both roles, the same bytes in
- * any company, names as the paper's authors write them, budgets, exact rounding, and everything that a
- * file may get wrong. */
+ * any company, names as the paper's authors write them, budgets, exact rounding, everything that a file may
+ * get wrong, and what is told while it loads. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -321,6 +321,66 @@ START_TEST(both_kinds_of_weight)
 }
 END_TEST
 
+/* ---- loading ---- */
+
+struct reports {
+    int n;
+    double last;
+};
+
+static void note(void *arg, double fraction)
+{
+    struct reports *r = arg;
+    ck_assert(fraction > r->last && fraction <= 1);
+    r->last = fraction;
+    r->n++;
+}
+
+static void poison_last(struct raw_st *r, const struct st_tensor *t, const void *arg)
+{
+    (void)arg;
+    static float x[8 * 8 * 6];
+    struct st_tensor copy = *t;
+    if (strcmp(t->name, "transformer.h.1.mlp.c_proj.ttm.cores.0") == 0) {
+        ck_assert_uint_eq(t->bytes, sizeof x);
+        memcpy(x, t->data, sizeof x);
+        x[5] = NAN;
+        copy.data = x;
+    }
+    raw_copy(r, t->name, &copy);
+}
+
+/* Done is not said before the last TTM layer is made, and on the way to it each is counted. */
+START_TEST(progress_counts_ttm_layers)
+{
+    struct compute c = {.k = kernels_scalar()};
+    struct reports r = {0}, bad = {0};
+    struct gpt2_options g = {.rates = &rates, .progress = note, .progress_arg = &r};
+    struct gpt2 *m;
+    struct err err = {0};
+    int copies = 4 + 2 * (4 + 4); /* embeddings and ln_f; of each layer norms and biases */
+    ck_assert_int_eq(gpt2_open_with(&m, made(&all_ttm), &c, &g, &err), 0);
+    ck_assert_int_eq(r.n, copies + 2 * m->n_ttm);
+    ck_assert(r.last == 1);
+    gpt2_close(m);
+    g.progress_arg = &bad;
+    ck_assert_int_eq(
+        gpt2_open_with(&m, raw_edited(made(&all_ttm), poison_last, NULL), &c, &g, &err),
+        ERR_INVALID);
+    ck_assert_int_eq(bad.n, r.n - 1);
+    ck_assert(bad.last < 1);
+    for (int threads = 2; threads <= 3; threads++) {
+        r = (struct reports){0};
+        g.progress_arg = &r;
+        ck_assert_int_eq(pool_new(&c.pool, threads, NULL), 0);
+        ck_assert_int_eq(gpt2_open_with(&m, made(&all_ttm), &c, &g, NULL), 0);
+        ck_assert(r.last == 1);
+        gpt2_close(m);
+        pool_free(c.pool);
+    }
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("TTM models");
@@ -333,6 +393,7 @@ static Suite *suite(void)
     tcase_add_test(t, budget);
     tcase_add_loop_test(t, refused, 0, sizeof wrongs / sizeof *wrongs);
     tcase_add_test(t, both_kinds_of_weight);
+    tcase_add_test(t, progress_counts_ttm_layers);
     suite_add_tcase(s, t);
     return s;
 }
