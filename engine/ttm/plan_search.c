@@ -195,14 +195,38 @@ static void add(struct gathering *t, const struct ttm_plan *choice)
     c->seconds[c->n++] = ttm_plan_seconds(p, t->s, t->rows, t->w, t->m);
 }
 
+/* Multiplications of merging cores first..last-1 from the left. */
+static double merge_mults(const struct ttm_shape *s, int first, int last)
+{
+    double sum = 0, rows = (double)s->r[first] * s->m[first] * s->n[first];
+    for (int k = first + 1; k < last; k++) {
+        sum += rows * (double)ttm_shape_core(s, k);
+        rows *= (double)s->m[k] * s->n[k];
+    }
+    return sum;
+}
+
+/* The split that a resident W is made with: where the smallest rank is, a factor may be as large as W, and
+ * merging it, in double, takes longer than all the rest. */
+static int cheapest_split(const struct ttm_shape *s)
+{
+    int best = 0;
+    double least = INFINITY;
+    for (int k = 1; k < s->d; k++) {
+        double merges = merge_mults(s, 0, k) + merge_mults(s, k, s->d);
+        double cost = 2 * merges + (double)ttm_shape_dense(s) * s->r[k];
+        if (cost >= least) continue;
+        least = cost;
+        best = k;
+    }
+    return best;
+}
+
 static void add_dense(struct gathering *t, unsigned methods)
 {
     const struct ttm_shape *s = t->s;
-    int cheapest = 0; /* the split that a resident W is made with */
-    for (int k = 1; k < s->d; k++)
-        if (!cheapest || s->r[k] < s->r[cheapest]) cheapest = k;
     if (methods >> TTM_RESIDENT & 1 && packable((size_t)s->in, dtype_size(t->w->dtype)))
-        add(t, &(struct ttm_plan){.method = TTM_RESIDENT, .split = cheapest});
+        add(t, &(struct ttm_plan){.method = TTM_RESIDENT, .split = cheapest_split(s)});
     for (int k = 1; methods >> TTM_REBUILD & 1 && k < s->d; k++)
         add(t, &(struct ttm_plan){.method = TTM_REBUILD, .split = k});
 }

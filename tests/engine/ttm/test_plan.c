@@ -329,6 +329,8 @@ START_TEST(methods_may_be_named)
         for (int r = 0; r < TTM_ROLES; r++)
             ck_assert_int_eq(p[r].method, method);
     }
+    ck_assert_int_eq(s.r[3], 6); /* the smallest rank: a factor would be as large as W */
+    ck_assert_int_eq(p[0].split, 2);
     struct ttm_shape one = {.d = 1, .m = {8}, .n = {8}, .r = {1, 1}, .in = 8, .out = 8};
     w.methods = 1u << TTM_CONTRACT;
     ck_assert_int_eq(ttm_plan_layer(p, &one, &w, &machine, "x", NULL), 0);
