@@ -3,9 +3,11 @@
  * given back as soon as it is copied, so that the model is never resident twice. */
 #include "engine/gpt2/weights.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define PIECE_BYTES (1u << 20) /* of a matrix packed by one thread in one go: stays in L2 */
 
@@ -45,11 +47,33 @@ static bool fill_vector(const struct weight_fill *f)
     return finite;
 }
 
+static int changed(const struct st_tensor *t, struct err *err)
+{
+    return err_set(err, ERR_IO, "%s: tensor %s changed while it was being loaded", t->file,
+                   t->name);
+}
+
+/* A finite scale that makes 8-bit numbers, of up to 128, more than the type that is asked for can hold. */
+static int refuse_scale(const struct weight_fill *f, struct err *err)
+{
+    const struct st_tensor *t = f->scale;
+    const float most = (f->packed->dtype == DTYPE_BF16 ? 0x1.fep127F : FLT_MAX) / 128;
+    for (size_t i = 0; i < t->elements; i++) {
+        float x;
+        memcpy(&x, (const char *)t->data + i * sizeof x, sizeof x);
+        if (x <= most) continue;
+        return err_set(err, ERR_INVALID,
+                       "%s: tensor %s has %g at [%zu], expected at most %g for weights held as %s",
+                       t->file, t->name, (double)x, i, (double)most, dtype_name(f->packed->dtype));
+    }
+    return changed(t, err);
+}
+
 /* Say which element it is: found again in the file, where its index means something. */
 static int refuse(const struct weight_fill *f, struct err *err)
 {
     const struct st_tensor *t = f->tensor;
-    if (f->scale) t = f->scale;
+    if (f->scale) return refuse_scale(f, err); /* weights_bind() has seen that all are finite */
     for (size_t i = 0; i < t->elements; i++) {
         float x;
         dtype_to_f32(&x, (const char *)t->data + i * dtype_size(t->dtype), t->dtype, 1);
@@ -64,8 +88,7 @@ static int refuse(const struct weight_fill *f, struct err *err)
     if (f->packed && f->packed->dtype != t->dtype)
         return err_set(err, ERR_INVALID, "%s: tensor %s has a number that %s cannot hold", t->file,
                        t->name, dtype_name(f->packed->dtype));
-    return err_set(err, ERR_IO, "%s: tensor %s changed while it was being loaded", t->file,
-                   t->name);
+    return changed(t, err);
 }
 
 void weight_fills_release(struct weight_fills *f)

@@ -84,6 +84,16 @@ static int get_rates(struct ttm_making *t, const struct compute *c, struct err *
     return rc;
 }
 
+/* In the numbers that the operator knows: of the whole model. */
+static int refuse_budget(const struct ttm_making *t, size_t least, struct err *err)
+{
+    size_t rest = t->m->weight_bytes;
+    return err_set_param(err, ERR_INVALID, "memory_budget_bytes",
+                         "memory_budget_bytes is %zu, but the weights take at least %zu: %zu TTM "
+                         "layers %zu, the rest %zu",
+                         t->o->memory_budget_bytes, rest + least, t->fills->n_ttm, least, rest);
+}
+
 static int plan(struct ttm_making *t, const struct compute *c, struct err *err)
 {
     size_t n = t->fills->n_ttm, budget = t->o->memory_budget_bytes, rest = t->m->weight_bytes;
@@ -94,8 +104,12 @@ static int plan(struct ttm_making *t, const struct compute *c, struct err *err)
                              budget, rest);
     int rc = get_rates(t, c, err);
     if (rc) return rc;
-    return ttm_plan_model(t->plans, t->shapes, (int)n, t->work, budget ? budget - rest : 0,
-                          &t->rates, t->names, err);
+    struct err why = {0};
+    size_t least = 0;
+    rc = ttm_plan_model(t->plans, t->shapes, (int)n, t->work, budget ? budget - rest : 0, &least,
+                        &t->rates, t->names, &why);
+    if (rc && least) return refuse_budget(t, least, err);
+    return rc ? err_set(err, rc, "%s", why.msg) : 0;
 }
 
 /* Each layer's values, rounded: single-threaded work, layer by layer over the pool. */

@@ -154,11 +154,13 @@ int ttm_plan_layer(struct ttm_plan out[TTM_ROLES], const struct ttm_shape *s,
  *   shapes   (n)
  *   w        (n) a layer's own budget_bytes limits it alone
  *   budget   resident bytes for all layers together; 0 = no limit: every layer gets its best pair
+ *   least    set to what the smallest pairs need, when that is more than the budget; NULL where there is
+ *            no limit
  *   names    (n) for messages
  *
  * Errors  ERR_INVALID with the budget and what the smallest pairs need. */
 int ttm_plan_model(struct ttm_plan (*out)[TTM_ROLES], const struct ttm_shape *shapes, int n,
-                   const struct ttm_workload *w, size_t budget, const struct ttm_rates *m,
-                   const char *const *names, struct err *err);
+                   const struct ttm_workload *w, size_t budget, size_t *least,
+                   const struct ttm_rates *m, const char *const *names, struct err *err);
 
 #endif

@@ -139,19 +139,20 @@ static int find_fronts(struct front *fronts, const struct ttm_shape *shapes, int
 }
 
 int ttm_plan_model(struct ttm_plan (*out)[TTM_ROLES], const struct ttm_shape *shapes, int n,
-                   const struct ttm_workload *w, size_t budget, const struct ttm_rates *m,
-                   const char *const *names, struct err *err)
+                   const struct ttm_workload *w, size_t budget, size_t *least,
+                   const struct ttm_rates *m, const char *const *names, struct err *err)
 {
     struct front *fronts = mem_calloc(n ? (size_t)n : 1, sizeof *fronts);
     int rc = find_fronts(fronts, shapes, n, w, m, names, err);
-    size_t least = 0;
+    size_t sum = 0;
     for (int l = 0; !rc && l < n; l++)
-        least += fronts[l].list[0].bytes;
-    if (!rc && budget && least > budget)
-        rc = err_set(err, ERR_INVALID,
-                     "%d TTM layers fit in no less than %zu bytes, %zu are allowed", n, least,
-                     budget);
-    if (!rc) spend(fronts, n, budget ? budget - least : SIZE_MAX);
+        sum += fronts[l].list[0].bytes;
+    if (!rc && budget && sum > budget) {
+        *least = sum;
+        rc = err_set(err, ERR_INVALID, "%d TTM layers take at least %zu bytes, %zu are allowed", n,
+                     sum, budget);
+    }
+    if (!rc) spend(fronts, n, budget ? budget - sum : SIZE_MAX);
     for (int l = 0; !rc && l < n; l++) {
         struct front *f = &fronts[l];
         const struct choice *q = &f->list[budget ? f->at : f->n - 1];
@@ -168,7 +169,7 @@ int ttm_plan_layer(struct ttm_plan out[TTM_ROLES], const struct ttm_shape *s,
                    struct err *err)
 {
     struct ttm_plan pair[1][TTM_ROLES];
-    int rc = ttm_plan_model(pair, s, 1, w, 0, m, &what, err);
+    int rc = ttm_plan_model(pair, s, 1, w, 0, NULL, m, &what, err);
     if (rc == 0) memcpy(out, pair[0], sizeof pair[0]);
     return rc;
 }

@@ -343,6 +343,41 @@ START_TEST(poison_in_half_precision)
 }
 END_TEST
 
+/* 8-bit numbers that are served as they are, but not in F32: by a scale that is finite. */
+static void large_scale(struct raw_st *r, const struct st_tensor *t)
+{
+    static int8_t x[24 * 40];
+    float scale[40] = {[7] = 3e38F};
+    if (!is(t, "transformer.h.0.mlp.c_fc.weight")) {
+        raw_copy(r, t->name, t);
+        return;
+    }
+    memset(x, 100, sizeof x);
+    raw_tensor(r, t->name, "I8", "[24, 40]", x, sizeof x);
+    raw_tensor(r, "transformer.h.0.mlp.c_fc.weight_scale", "F32", "[40]", scale, sizeof scale);
+}
+
+START_TEST(scales_too_large_for_the_type)
+{
+    static const char *const says[] = {[GPT2_F32] = "2.65846e+36 for weights held as F32",
+                                       [GPT2_BF16] = "2.64807e+36 for weights held as BF16"};
+    const char *dir = edited(&small, large_scale);
+    struct compute c = {.k = kernels_scalar()};
+    for (enum gpt2_dtype t = GPT2_AUTO; t <= GPT2_INT8; t++) {
+        struct gpt2_options o = {.dtype = t};
+        struct gpt2 *m = NULL;
+        struct err err = {0};
+        bool wide = t == GPT2_F32 || t == GPT2_BF16;
+        ck_assert_int_eq(gpt2_open_with(&m, dir, &c, &o, &err), wide ? ERR_INVALID : 0);
+        if (wide) {
+            ck_assert_ptr_nonnull(strstr(err.msg, "c_fc.weight_scale has 3e+38 at [7], expected"));
+            ck_assert_msg(strstr(err.msg, says[t]) != NULL, "%s", err.msg);
+        }
+        gpt2_close(m);
+    }
+}
+END_TEST
+
 static const struct {
     const char *name, *says;
     int code;
@@ -458,6 +493,7 @@ static Suite *suite(void)
     tcase_add_test(t, tied_heads);
     tcase_add_loop_test(t, each_tensor_in_turn, 0, 16);
     tcase_add_test(t, poison_in_half_precision);
+    tcase_add_test(t, scales_too_large_for_the_type);
     tcase_add_loop_test(t, unknown_tensors, 0, sizeof extra / sizeof *extra);
     tcase_add_loop_test(t, sizes_that_the_file_does_not_have, 0, 5);
     tcase_add_test(t, progress_rises_to_one);

@@ -228,7 +228,19 @@ START_TEST(budget)
     gpt2_close(m);
     g.memory_budget_bytes = compressed / 2;
     ck_assert_int_eq(open_with(&m, dir, &g, &err), ERR_INVALID);
-    ck_assert_msg(strstr(err.msg, "TTM") != NULL, "%s", err.msg);
+    ck_assert_str_eq(err.param, "memory_budget_bytes");
+    char says[128];
+    size_t least, layers, rest;
+    snprintf(says, sizeof says, "memory_budget_bytes is %zu, but", g.memory_budget_bytes);
+    ck_assert_msg(strstr(err.msg, says) == err.msg, "%s", err.msg);
+    ck_assert_int_eq(sscanf(strstr(err.msg, "at least"),
+                            "at least %zu: 8 TTM layers %zu, the rest %zu", &least, &layers, &rest),
+                     3);
+    ck_assert(least == layers + rest && least > g.memory_budget_bytes);
+    g.memory_budget_bytes = least; /* which is enough */
+    ck_assert_int_eq(open_with(&m, dir, &g, NULL), 0);
+    ck_assert_uint_eq(m->weight_bytes, least);
+    gpt2_close(m);
     struct err e = {0};
     g.memory_budget_bytes = 100;
     ck_assert_int_eq(open_with(&m, dir, &g, &e), ERR_INVALID);
