@@ -9,7 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PIECE_BYTES (1u << 20) /* of a matrix packed by one thread in one go: stays in L2 */
+#include "engine/base/mem.h"
+
+#define PIECE_BYTES (1u << 20) /* of a matrix packed by one thread in one go at most: stays in L2 */
+#define PIECES 4               /* per thread at least, as products take it (matmul.c) */
 
 struct pack_job {
     const struct weight_fill *f;
@@ -28,12 +31,15 @@ static void pack_task(void *arg, size_t begin, size_t end, int worker)
     if (!packed_fill(f->packed, &src, begin, end)) j->bad = true;
 }
 
+/* Each thread writes first, and has near its processor, what it will stream in every step: also a small matrix
+ * is therefore dealt out as products deal it out. */
 static bool fill_matrix(const struct weight_fill *f, const struct compute *c)
 {
     struct pack_job j = {.f = f};
-    size_t panel_bytes = packed_panel_bytes(f->packed->dtype, f->packed->k);
-    size_t grain = PIECE_BYTES / panel_bytes;
-    pool_for(c->pool, packed_panels(f->packed->n), grain ? grain : 1, pack_task, &j);
+    size_t panels = packed_panels(f->packed->n);
+    size_t most = PIECE_BYTES / packed_panel_bytes(f->packed->dtype, f->packed->k);
+    size_t grain = mem_least(panels / ((size_t)pool_threads(c->pool) * PIECES), most);
+    pool_for(c->pool, panels, grain ? grain : 1, pack_task, &j);
     return !j.bad;
 }
 
