@@ -228,6 +228,7 @@ static int open_scheduler(struct engine *e, const struct engine_options *o, stru
         .kv_blocks = e->kv.n_blocks,
         .prefix_blocks = prefix_blocks(e, o),
         .speculative_tokens = o->speculative_tokens,
+        .row_price = o->row_price,
         .pool = e->pool,
         .kernels = e->compute.k,
     };

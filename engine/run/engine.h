@@ -40,6 +40,7 @@ struct engine_options {
     size_t prefix_cache_bytes; /* of the KV cache, what computed prompts may keep for later ones;
                                   0 = none */
     int speculative_tokens;    /* most tokens guessed ahead per sequence and step; 0 = none */
+    double row_price; /* of a guess, in tokens; 0 = as measured, which is a matter of time */
     size_t
         memory_budget_bytes; /* for all weights; 0 = TTM layers keep less than dense ones would */
     const char *rates_file;  /* where the machine's measured rates are kept, for planning TTM
