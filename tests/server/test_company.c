@@ -158,6 +158,12 @@ static void ttm_up(void)
     daemon_start(&srv, daemon_ttm_model(), NULL);
 }
 
+static void int8_up(void)
+{
+    static const char *const flags[] = {"--dtype", "int8", NULL};
+    daemon_start(&srv, daemon_tiny_model(), flags);
+}
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("company over HTTP");
@@ -170,6 +176,11 @@ static Suite *suite(void)
     tcase_set_timeout(t, 60);
     tcase_add_test(t, same_bytes_in_any_company);
     tcase_add_test(t, many_prompts_in_one_request);
+    suite_add_tcase(s, t);
+    t = tcase_create("company with 8-bit weights");
+    tcase_add_unchecked_fixture(t, int8_up, server_down);
+    tcase_set_timeout(t, 60);
+    tcase_add_test(t, same_bytes_in_any_company);
     suite_add_tcase(s, t);
     if (!shared_path("models/tarot/golden.json")) {
         skip("golden text over HTTP", "no trained model");

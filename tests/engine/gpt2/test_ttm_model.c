@@ -104,11 +104,17 @@ START_TEST(every_way_agrees_with_the_oracle)
 }
 END_TEST
 
-/* A generated token among others, and among prompts, has the bits that it has alone. */
+/* A generated token among others, and among prompts, has the bits that it has alone: by every method, in every
+ * type that groups are held in. */
+#define COMPANY_WAYS 4
+static const enum gpt2_dtype held[] = {GPT2_AUTO, GPT2_INT8, GPT2_BF16};
+
 START_TEST(company)
 {
     const char *dir = made(&all_ttm);
-    struct gpt2_options g = {.ttm_methods = ways[_i].methods, .rates = &rates};
+    struct gpt2_options g = {.dtype = held[_i / COMPANY_WAYS],
+                             .ttm_methods = ways[_i % COMPANY_WAYS].methods,
+                             .rates = &rates};
     static float alone[3][N * V], step[64 * V];
     int32_t ids[3][N];
     struct gpt2_run r;
@@ -399,7 +405,7 @@ static Suite *suite(void)
     TCase *t = tcase_create("TTM models");
     tcase_set_timeout(t, 120);
     tcase_add_loop_test(t, every_way_agrees_with_the_oracle, 0, sizeof ways / sizeof *ways);
-    tcase_add_loop_test(t, company, 0, 4);
+    tcase_add_loop_test(t, company, 0, COMPANY_WAYS * (int)(sizeof held / sizeof *held));
     tcase_add_loop_test(t, authors_names, 0, 3);
     tcase_add_test(t, facts_and_rounding);
     tcase_add_test(t, budget);

@@ -142,10 +142,12 @@ static void compare_crowd(const struct engine_options *o, struct job **alone, ui
 
 /* TTM layers are planned for the batch when that is below eight, and by measured rates: there
  * `least_batch` is eight, one job at a time is alone all the same; the rates, of two threads, are in a file. */
-static void compare_crowds(const char *kernels, const char *kv, int least_batch)
+static void compare_crowds(const char *kernels, const char *weights, const char *kv,
+                           int least_batch)
 {
     struct engine_options o = options(dir);
     o.kernels = kernels;
+    o.dtype = weights;
     o.kv_dtype = kv;
     o.row_price = 0.05; /* measured ones depend on the machine's mood */
     o.max_batch = least_batch;
@@ -179,10 +181,12 @@ static void compare_crowds(const char *kernels, const char *kv, int least_batch)
 START_TEST(thirty_two_at_once_get_what_each_gets_alone)
 {
     make_tiny();
-    compare_crowds(NULL, "f32", 1);
-    compare_crowds(NULL, "f16", 1);
-    compare_crowds(NULL, "int8", 1);
-    compare_crowds("scalar", "f32", 1);
+    compare_crowds(NULL, "auto", "f32", 1);
+    compare_crowds(NULL, "auto", "f16", 1);
+    compare_crowds(NULL, "auto", "int8", 1);
+    compare_crowds(NULL, "int8", "auto", 1);
+    compare_crowds(NULL, "bf16", "auto", 1);
+    compare_crowds("scalar", "auto", "f32", 1);
 }
 END_TEST
 
@@ -195,7 +199,9 @@ START_TEST(so_they_do_with_ttm_layers)
                                          .vocab = VOCAB,
                                          .ttm = {NULL, NULL, "(4,8)(4,4)(2,4)", "(8,4)(4,4)(4,2)"},
                                          .ttm_rank = 6});
-    compare_crowds(NULL, "f32", 8);
+    compare_crowds(NULL, "auto", "f32", 8);
+    compare_crowds(NULL, "int8", "auto", 8);
+    compare_crowds(NULL, "bf16", "auto", 8);
 }
 END_TEST
 
