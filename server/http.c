@@ -71,35 +71,52 @@ static struct MHD_Daemon *start(struct server *s, unsigned flags, const struct s
         addr, MHD_OPTION_END);
 }
 
-static int start_at(struct server *s, const char *host, struct err *err)
+/* Whether a name that cannot be looked up is wrong, or only those who would know it are not there. */
+static bool may_pass(int gai)
+{
+    return gai == EAI_AGAIN || gai == EAI_MEMORY || gai == EAI_SYSTEM;
+}
+
+/* The addresses of the configured host, for freeaddrinfo(); NULL: all that there are. */
+static int find(const struct config *c, struct addrinfo **list, struct err *err)
 {
     char port[16];
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE}, *list = NULL;
-    snprintf(port, sizeof port, "%u", (unsigned)s->cfg->port);
-    int rc = getaddrinfo(host, port, &hints, &list);
-    if (rc) return err_set(err, ERR_INVALID, "host \"%s\": %s", host, gai_strerror(rc));
-    for (struct addrinfo *a = list; a && !s->http; a = a->ai_next)
-        s->http = start(s, a->ai_family == AF_INET6 ? MHD_USE_IPv6 : 0, a->ai_addr);
-    freeaddrinfo(list);
-    return 0;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
+    *list = NULL;
+    if (!c->host || !*c->host || strcmp(c->host, "*") == 0) return 0;
+    snprintf(port, sizeof port, "%u", (unsigned)c->port);
+    int rc = getaddrinfo(c->host, port, &hints, list);
+    if (!rc) return 0;
+    return err_set_param(err, may_pass(rc) ? ERR_IO : ERR_INVALID, "host", "host \"%s\": %s",
+                         c->host, gai_strerror(rc));
+}
+
+int http_check(const struct config *c, struct err *err)
+{
+    struct addrinfo *list;
+    int rc = find(c, &list, err);
+    if (list) freeaddrinfo(list);
+    return rc;
 }
 
 int http_start(struct server *s, struct err *err)
 {
-    const char *host = s->cfg->host;
-    bool any = !host || !*host || strcmp(host, "*") == 0;
+    struct addrinfo *list;
+    int rc = find(s->cfg, &list, err);
+    if (rc) return rc;
+    bool any = !list;
+    const char *host = any ? "*" : s->cfg->host;
     raise_fd_limit(s);
-    if (any) {
-        s->http = start(s, MHD_USE_DUAL_STACK, NULL);
-        if (!s->http) s->http = start(s, 0, NULL);
-    } else if (start_at(s, host, err)) {
-        return err->code;
-    }
+    if (any) s->http = start(s, MHD_USE_DUAL_STACK, NULL);
+    if (any && !s->http) s->http = start(s, 0, NULL);
+    for (struct addrinfo *a = list; a && !s->http; a = a->ai_next)
+        s->http = start(s, a->ai_family == AF_INET6 ? MHD_USE_IPv6 : 0, a->ai_addr);
+    if (list) freeaddrinfo(list);
     if (!s->http)
         return err_set(err, ERR_IO, "cannot listen on host \"%s\", port %lld: is the port in use?",
-                       any ? "*" : host, (long long)s->cfg->port);
+                       host, (long long)s->cfg->port);
     const union MHD_DaemonInfo *info = MHD_get_daemon_info(s->http, MHD_DAEMON_INFO_BIND_PORT);
-    log_at(s->log, LOG_INFO, "listening", LOG_S("host", any ? "*" : host),
+    log_at(s->log, LOG_INFO, "listening", LOG_S("host", host),
            LOG_I("port", info ? info->port : s->cfg->port),
            LOG_S("scheme", s->tls ? "https" : "http"));
     return 0;

@@ -53,11 +53,11 @@ static int healthcheck(const struct config *cfg)
     return print_and_end(&line) || status ? 1 : 0;
 }
 
-static int check(const struct config *cfg)
+static int check(const struct config *cfg, const struct cpu *cpu)
 {
     struct buf line = {0};
     struct err err = {0};
-    if (server_check(cfg, &err)) {
+    if (server_check(cfg, cpu, &err)) {
         fprintf(stderr, "ttmd: %s\n", err.msg);
         return 2;
     }
@@ -86,7 +86,7 @@ static int act(const struct config *cfg, const struct cpu *cpu, enum config_acti
         config_print(cfg, &text);
         return print_and_end(&text);
     case CONFIG_CHECK:
-        return check(cfg);
+        return check(cfg, cpu);
     case CONFIG_HEALTHCHECK:
         return healthcheck(cfg);
     case CONFIG_RUN:

@@ -23,6 +23,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "engine/base/version.h"
+#include "engine/kernels/kernels.h"
 #include "server/access.h"
 #include "server/loader.h"
 #include "server/metrics.h"
@@ -40,7 +41,7 @@ struct run {
     int loaded_fd;                 /* an eventfd, written when the first load has ended */
     int signals;                   /* received */
     bool loader_done, load_failed; /* of the first model; main thread */
-    bool misconfigured; /* a file that the configuration names is not what it should be */
+    bool misconfigured; /* something that the configuration names is not what it should be */
 };
 
 static void notify(struct server *s, const char *state)
@@ -161,16 +162,27 @@ static char *model_name(const struct config *c)
     return name;
 }
 
-static int open_configured(struct server *s, const struct config *cfg, struct err *err)
+/* Asked before the port opens: the engine says the same only when it is loaded. */
+static int check_kernels(const struct config *cfg, const struct cpu *cpu, struct err *err)
 {
-    int rc = access_new(&s->access, cfg, err);
+    if (strcmp(cfg->kernels, "auto") == 0 || kernels_choose(cpu, cfg->kernels)) return 0;
+    return err_set_param(err, ERR_INVALID, "kernels", "kernels \"%s\" cannot run on this processor",
+                         cfg->kernels);
+}
+
+static int open_configured(struct server *s, const struct config *cfg, const struct cpu *cpu,
+                           struct err *err)
+{
+    int rc = check_kernels(cfg, cpu, err);
+    if (rc == 0) rc = access_new(&s->access, cfg, err);
     return rc ? rc : tls_new(&s->tls, cfg, err);
 }
 
-int server_check(const struct config *cfg, struct err *err)
+int server_check(const struct config *cfg, const struct cpu *cpu, struct err *err)
 {
     struct server s = {0};
-    int rc = open_configured(&s, cfg, err);
+    int rc = open_configured(&s, cfg, cpu, err);
+    if (rc == 0) rc = http_check(cfg, err);
     access_free(s.access);
     tls_free(s.tls);
     return rc;
@@ -196,11 +208,11 @@ static int run_open(struct run *run, const struct config *cfg, struct log *log,
     log_start(s);
     run->loaded_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (run->loaded_fd < 0) return err_set(err, ERR_IO, "eventfd: %s", strerror(errno));
-    int rc = open_configured(s, cfg, err);
+    int rc = open_configured(s, cfg, cpu, err);
     run->misconfigured = rc != 0;
     if (rc == 0) rc = worker_start(&s->worker, err);
     if (rc == 0) rc = watcher_start(&s->watcher, s, err);
-    if (rc == 0) rc = http_start(s, err);
+    if (rc == 0 && (rc = http_start(s, err)) == ERR_INVALID) run->misconfigured = true;
     if (rc) return rc;
     return loader_start(&s->loader, s, run->loaded_fd, err);
 }

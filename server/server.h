@@ -55,9 +55,10 @@ struct server {
     struct page page;
 };
 
-/* server_check -- what server_run() would refuse of the files and lists that the configuration names: keys, origins,
- * certificates. Errors: those of access_new() and tls_new(). */
-int server_check(const struct config *cfg, struct err *err);
+/* server_check -- what server_run() would refuse of what the configuration names: files of keys and certificates,
+ * origins, kernels that this processor lacks, a host that nobody knows. The model is not looked at, nor whether the
+ * port is free. Errors: those of access_new(), tls_new() and http_check(); ERR_INVALID for kernels. */
+int server_check(const struct config *cfg, const struct cpu *cpu, struct err *err);
 
 /* server_run -- serve until a signal; returns the process's exit status.
  *
@@ -68,7 +69,11 @@ int server_check(const struct config *cfg, struct err *err);
 int server_run(const struct config *cfg, struct log *log, const struct cpu *cpu, int stop_fd,
                int reload_fd, const char *notify_socket);
 
-/* http_start -- open the port and start the HTTP thread; logs "listening". */
+/* http_check -- look the configured host up, as http_start() does. Errors: ERR_INVALID for one that does not exist;
+ * ERR_IO when that cannot be told now. */
+int http_check(const struct config *c, struct err *err);
+/* http_start -- open the port and start the HTTP thread; logs "listening". Errors: those of http_check();
+ * ERR_IO for a port that cannot be opened. */
 int http_start(struct server *s, struct err *err);
 /* http_refuse_new -- no further connections; those open go on. Returns the fd to close after
  * http_stop(), -1 if none. */

@@ -5,6 +5,13 @@
 #include "tests/server/fixture.h"
 #include "tests/support/tool_call.h"
 
+/* Kernels of another architecture. */
+#if defined(__aarch64__)
+#define OTHERS_KERNELS "avx2"
+#else
+#define OTHERS_KERNELS "neon"
+#endif
+
 static void expect(const char *flags, int status, const char *says)
 {
     struct tool_result r;
@@ -43,6 +50,9 @@ START_TEST(checked_as_started)
          "tls_certificate_file: /nowhere.pem cannot be read"},
         {"--api-keys-file /nowhere/keys", "the API keys' file /nowhere/keys cannot be read"},
         {"--max-batch 0", "--max-batch"},
+        {"--kernels " OTHERS_KERNELS, "cannot run on this processor"},
+        {"--host ::1::2", "::1::2"},
+        {"--host bad..host", "bad..host"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char flags[600];
@@ -54,6 +64,8 @@ START_TEST(checked_as_started)
     }
     expect("--model x --cors-origins 'https://a.org, *' --check-config", 0,
            "the configuration is valid");
+    expect("--model x --host '*' --kernels scalar --check-config", 0, "the configuration is valid");
+    expect("--model x --host ::1 --check-config", 0, "the configuration is valid");
 }
 END_TEST
 
