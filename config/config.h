@@ -34,7 +34,7 @@ struct config {
     int64_t prefix_cache_bytes; /* of kv_cache_bytes; 0 = no prefix cache */
     int64_t speculative_tokens; /* 0 = no guesses */
     int64_t prefill_chunk_tokens;
-    char *kernels;                /* "auto" or a table's name; owned */
+    char *kernels;                /* "auto" or kernels_choose()'s name; owned */
     char *ttm_execution;          /* "auto", "contract", "rebuild", "resident"; owned */
     int64_t memory_budget_bytes;  /* 0 = TTM layers stay compressed */
     char *calibration_file;       /* "auto" = in the user's cache; "" = none; owned */

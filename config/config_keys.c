@@ -95,8 +95,10 @@ const struct config_key config_keys[] = {
         "Answers are the same."),
     INT(prefill_chunk_tokens, "tokens", "256", 1, 65536,
         "Most prompt tokens computed in one step between decode steps."),
-    STRING(kernels, "auto", "auto|avx512|avx2|neon|scalar",
-           "Arithmetic kernels; auto takes the fastest that this CPU runs."),
+    STRING(
+        kernels, "auto", "auto|avx512|avx512+avx512vnni|avx2|neon|scalar",
+        "Arithmetic kernels; auto takes the fastest that this CPU runs; avx512+avx512vnni leaves "
+        "AMX aside."),
     STRING(ttm_execution, "auto", "auto|contract|rebuild|resident",
            "How Tensor-Train layers are applied; auto takes the fastest way for decoding and for "
            "prompts that memory_budget_bytes allows."),

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/kernels/kernels.h"
 #include "tests/support/harness.h"
 
 static struct config c;
@@ -144,6 +145,30 @@ START_TEST(bad_flags)
     fails(ARGS("--help=yes"), NULL, ERR_INVALID, "--help", "takes no value");
     fails(ARGS("--strict=maybe"), NULL, ERR_INVALID, "--strict: \"maybe\"", "true or false");
     ck_assert_str_eq(e.param, "strict");
+}
+END_TEST
+
+/* What may be asked for is what the engine has, by its names. */
+START_TEST(kernels_by_their_names)
+{
+#if defined(__x86_64__)
+    static char *const names[] = {"avx512", "avx512+avx512vnni", "avx2", "scalar"};
+    const struct cpu cpu = {.avx2 = true,
+                            .fma = true,
+                            .f16c = true,
+                            .avx512 = true,
+                            .avx512_vnni = true,
+                            .avx_vnni = true,
+                            .amx_int8 = true};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        ck_assert_int_eq(load(ARGS("--model", "m", "--kernels", names[i]), NULL), 0);
+        ck_assert_msg(kernels_choose(&cpu, c.kernels) != NULL, "%s", names[i]);
+    }
+    ck_assert_str_eq(kernels_choose(&cpu, "avx512")->int8->name, "amx");
+    ck_assert_str_eq(kernels_choose(&cpu, names[1])->int8->name, "avx512vnni");
+#endif
+    fails(ARGS("--model", "m", "--kernels", "avx512+"), NULL, ERR_INVALID, "\"avx512+\"",
+          "avx512+avx512vnni");
 }
 END_TEST
 
@@ -341,6 +366,7 @@ START_TEST(sample_file_has_every_key_with_its_default)
         snprintf(comment, sizeof comment, "_%s", config_keys[i].name);
         const char *help = json_string_value(json_object_get(o, comment));
         ck_assert_msg(help && strstr(help, config_keys[i].help), "%s", comment);
+        if (config_keys[i].choices) ck_assert_ptr_nonnull(strstr(help, config_keys[i].choices));
         ck_assert_msg(json_object_get(o, config_keys[i].name) != NULL, "%s", config_keys[i].name);
     }
     ck_assert_uint_eq(json_object_size(o), 2 * config_n_keys + 1);
@@ -422,6 +448,7 @@ static Suite *suite(void)
     tcase_add_test(t, precedence);
     tcase_add_test(t, forms_of_flags);
     tcase_add_test(t, bad_flags);
+    tcase_add_test(t, kernels_by_their_names);
     tcase_add_test(t, bad_values);
     tcase_add_test(t, environment);
     tcase_add_test(t, actions);
