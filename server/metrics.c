@@ -23,8 +23,9 @@
 #define MAX_BUCKETS 16
 #define MAX_PLANS 16 /* different ones; a model has one or two per shape */
 
-static const int codes[] = {200, 204, 304, 400, 401, 403, 404, 405,
-                            408, 413, 429, 499, 500, 503, 504, 0};
+/* What the table of errors has, what answers without one have, and 499. */
+static const int codes[] = {200, 204, 304, 400, 401, 403, 404, 405, 408,
+                            409, 413, 422, 429, 499, 500, 503, 504, 0};
 #define N_CODES (sizeof codes / sizeof *codes)
 static const char *const methods[] = {"GET", "HEAD", "POST", "OPTIONS", "other"};
 #define N_METHODS (sizeof methods / sizeof *methods)

@@ -8,7 +8,10 @@
 #include "engine/gpt2/tokenizer_write.h"
 #include "server/completion.h"
 #include "server/jsonw.h"
+#include "server/metrics.h"
 #include "server/routes.h"
+#include "server/served.h"
+#include "server/server.h"
 #include "tests/support/harness.h"
 #include "tests/support/httpc.h"
 
@@ -222,6 +225,34 @@ START_TEST(error_rows)
 }
 END_TEST
 
+/* No status that is answered is counted as "other". */
+START_TEST(every_status_has_a_series)
+{
+    static const int others[] = {204, 304, 499};
+    struct config cfg;
+    struct buf b = {0};
+    struct server s = {.metrics = metrics_new(), .models = served_set_new(), .model_id = "m"};
+    config_defaults(&cfg);
+    s.cfg = &cfg;
+    for (int c = 0; c < API_CODES; c++)
+        metrics_http(s.metrics, -1, "POST", api_status((enum api_code)c), 0);
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        metrics_http(s.metrics, -1, "GET", others[i], 0);
+    metrics_write(&s, NULL, &b);
+    for (int c = 0; c < API_CODES; c++) {
+        char series[80];
+        snprintf(series, sizeof series, "route=\"other\",method=\"POST\",code=\"%d\"} ",
+                 api_status((enum api_code)c));
+        ck_assert_msg(strstr(b.data, series) != NULL, "%s", series);
+    }
+    ck_assert_ptr_null(strstr(b.data, "code=\"other\""));
+    buf_release(&b);
+    metrics_free(s.metrics);
+    served_set_free(s.models);
+    config_release(&cfg);
+}
+END_TEST
+
 START_TEST(first_error_wins_and_engine_errors_map)
 {
     struct api_error e = {0};
@@ -358,6 +389,7 @@ static Suite *suite(void)
     tcase_add_test(t, a_token_that_looks_marked);
     tcase_add_test(t, offsets_count_characters);
     tcase_add_test(t, error_rows);
+    tcase_add_test(t, every_status_has_a_series);
     tcase_add_test(t, first_error_wins_and_engine_errors_map);
     tcase_add_test(t, defaults_and_values);
     tcase_add_test(t, brackets_are_counted);
