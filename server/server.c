@@ -102,9 +102,9 @@ static void wait_idle(struct run *run, double seconds)
 
 static void wait_delay(struct run *run, double seconds)
 {
-    uint64_t end = clock_ns() + (uint64_t)(seconds * 1e9);
-    while (run->signals < 2 && clock_ns() < end)
-        wait_event(run, (int)((end - clock_ns()) / CLOCK_NS_PER_MS) + 1);
+    uint64_t now = clock_ns(), end = now + (uint64_t)(seconds * 1e9);
+    for (; run->signals < 2 && now < end; now = clock_ns()) /* one reading: end - now is positive */
+        wait_event(run, (int)((end - now) / CLOCK_NS_PER_MS) + 1);
 }
 
 static void drain(struct run *run)
