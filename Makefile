@@ -96,7 +96,7 @@ all: check-deps $(BINS)
 
 ## help: this list
 help:
-	@echo "make targets:"; sed -n 's/^## \([a-z-]*\): /  \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
+	@echo "make targets:"; sed -n 's/^## \([a-z0-9-]*\): /  \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
 	@echo "variables: B=build VARIANT=release|asan|tsan CC=gcc|clang MPI=0|1 MODEL=dir ARGS='ttmd flags' T=seconds PREFIX DESTDIR"
 
 check-deps:
