@@ -232,12 +232,19 @@ $(O)/flags: FORCE
 	$(call keep_text,$(FLAGS))
 .PHONY: FORCE
 
-$(O)/libengine.a: $(call obj,$(ENGINE_C))
-$(O)/libconfig.a: $(call obj,$(CONFIG_C))
-$(O)/libserver.a: $(call obj,$(filter-out server/main.c,$(SERVER_C)))
-$(O)/libmodels.a: $(call obj,$(filter-out models/main.c,$(MODELS_C)))
-$(O)/lib%.a:
-	@rm -f $@; ar rcs $@ $^
+OF_engine := $(call obj,$(ENGINE_C))
+OF_config := $(call obj,$(CONFIG_C))
+OF_server := $(call obj,$(filter-out server/main.c,$(SERVER_C)))
+OF_models := $(call obj,$(filter-out models/main.c,$(MODELS_C)))
+$(O)/libengine.a: $(OF_engine)
+$(O)/libconfig.a: $(OF_config)
+$(O)/libserver.a: $(OF_server)
+$(O)/libmodels.a: $(OF_models)
+$(O)/lib%.a: $(O)/lib%.objects
+	@rm -f $@; ar rcs $@ $(filter %.o,$^)
+# A source that is deleted makes nothing newer: the list of objects tells that one is gone.
+$(O)/lib%.objects: FORCE
+	$(call keep_text,$(OF_$*))
 $(O)/ttmd: $(O)/obj/server/main.o $(LIBS)
 	@echo "  LD $@"; $(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $< $(LIBS) $(LDLIBS)
 $(O)/ttm: $(O)/obj/models/main.o $(LIBS)
