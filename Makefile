@@ -230,6 +230,10 @@ $(O)/git: FORCE
 FLAGS := $(CC) $(CPPFLAGS) $(ALL_CFLAGS)
 $(O)/flags: FORCE
 	$(call keep_text,$(FLAGS))
+# Those of the linker ask for no more than linking.
+LINK := $(LDFLAGS) | $(LDLIBS) | $(TESTLIBS)
+$(O)/link: FORCE
+	$(call keep_text,$(LINK))
 .PHONY: FORCE
 
 OF_engine := $(call obj,$(ENGINE_C))
@@ -245,15 +249,15 @@ $(O)/lib%.a: $(O)/lib%.objects
 # A source that is deleted makes nothing newer: the list of objects tells that one is gone.
 $(O)/lib%.objects: FORCE
 	$(call keep_text,$(OF_$*))
-$(O)/ttmd: $(O)/obj/server/main.o $(LIBS)
+$(O)/ttmd: $(O)/obj/server/main.o $(LIBS) $(O)/link
 	@echo "  LD $@"; $(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $< $(LIBS) $(LDLIBS)
-$(O)/ttm: $(O)/obj/models/main.o $(LIBS)
+$(O)/ttm: $(O)/obj/models/main.o $(LIBS) $(O)/link
 	@echo "  LD $@"; $(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $< $(LIBS) $(LDLIBS)
-$(O)/tests/%: $(O)/obj/tests/%.o $(call obj,$(SUPPORT_C)) $(LIBS)
+$(O)/tests/%: $(O)/obj/tests/%.o $(call obj,$(SUPPORT_C)) $(LIBS) $(O)/link
 	@mkdir -p $(@D); echo "  LD $@"; $(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $< $(call obj,$(SUPPORT_C)) $(LIBS) $(TESTLIBS) $(LDLIBS)
-$(O)/bench/%: $(O)/obj/tests/bench/%.o $(call obj,$(SUPPORT_C)) $(LIBS)
+$(O)/bench/%: $(O)/obj/tests/bench/%.o $(call obj,$(SUPPORT_C)) $(LIBS) $(O)/link
 	@mkdir -p $(@D); echo "  LD $@"; $(CC) $(ALL_CFLAGS) $(LDFLAGS) -o $@ $< $(call obj,$(SUPPORT_C)) $(LIBS) $(TESTLIBS) $(LDLIBS)
-$(O)/fuzz/%: $(O)/obj/tests/fuzz/%.o $(LIBS)
+$(O)/fuzz/%: $(O)/obj/tests/fuzz/%.o $(LIBS) $(O)/link
 	@mkdir -p $(@D); echo "  LD $@"; $(CC) $(ALL_CFLAGS) -fsanitize=fuzzer $(LDFLAGS) -o $@ $< $(LIBS) $(LDLIBS)
 
 -include $(shell find $(O)/obj -name '*.d' 2>/dev/null)
