@@ -90,6 +90,8 @@ BINS     := $(O)/ttmd $(O)/ttm
 
 .PHONY: all help deps lint-deps check-deps serve test check asan tsan fuzz bench e2e replicas cross lint format readme install clean tests
 .SECONDARY:
+# What a recipe began and could not end is no file: `ttmd --help-man > $@` makes an empty one first.
+.DELETE_ON_ERROR:
 
 ## all: build ttmd and ttm into build/release (says which package is missing)
 all: check-deps $(BINS)
