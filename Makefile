@@ -85,6 +85,7 @@ obj       = $(patsubst %.c,$(O)/obj/%.o,$(1))
 
 LIBS     := $(O)/libserver.a $(O)/libmodels.a $(O)/libconfig.a $(O)/libengine.a
 TESTS     = $(addprefix $(O)/tests/,$(SUITES))
+BENCHES  := $(patsubst tests/bench/%.c,$(O)/bench/%,$(wildcard tests/bench/*.c))
 FUZZERS  := $(patsubst tests/fuzz/%.c,$(O)/fuzz/%,$(FUZZ_C))
 BINS     := $(O)/ttmd $(O)/ttm
 
@@ -126,7 +127,8 @@ test: deps
 check: check-deps all tests
 	@tests/tools/run-tests $(O) $(SUITES)
 
-tests: $(TESTS) $(O)/tests/deploy/replicas
+# With what is run only when somebody asks for it: it compiles.
+tests: $(TESTS) $(O)/tests/deploy/replicas $(BENCHES)
 
 ## asan: all tests under AddressSanitizer, LeakSanitizer and UBSan
 asan:

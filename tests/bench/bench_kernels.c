@@ -4,12 +4,9 @@
  *   BLAS      SGEMM 2048^3 of the loaded OpenBLAS   prefill  its four layers, 512 rows
  *                                                   attend   1024 positions, 12 heads
  *
- * Not part of `make test`. Build and run, from the root of the tree:
+ * `make tests` builds it, nothing runs it:
  *
- *   make build/release/libengine.a && gcc -std=c11 -O2 -D_GNU_SOURCE -I. \
- *       $(pkg-config --cflags openblas) tests/bench/bench_kernels.c build/release/libengine.a \
- *       $(pkg-config --libs openblas) -lm -pthread -o build/bench_kernels
- *   OPENBLAS_CORETYPE=SKYLAKEX build/bench_kernels [threads [table [F32|F16|BF16]]] */
+ *   OPENBLAS_CORETYPE=SKYLAKEX build/release/bench/bench_kernels [threads [table [F32|F16|BF16]]] */
 #include <cblas.h>
 #include <stdint.h>
 #include <stdio.h>
