@@ -23,7 +23,6 @@
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "engine/base/version.h"
-#include "engine/kernels/kernels.h"
 #include "server/access.h"
 #include "server/loader.h"
 #include "server/metrics.h"
@@ -162,18 +161,12 @@ static char *model_name(const struct config *c)
     return name;
 }
 
-/* Asked before the port opens: the engine says the same only when it is loaded. */
-static int check_kernels(const struct config *cfg, const struct cpu *cpu, struct err *err)
-{
-    if (strcmp(cfg->kernels, "auto") == 0 || kernels_choose(cpu, cfg->kernels)) return 0;
-    return err_set_param(err, ERR_INVALID, "kernels", "kernels \"%s\" cannot run on this processor",
-                         cfg->kernels);
-}
-
 static int open_configured(struct server *s, const struct config *cfg, const struct cpu *cpu,
                            struct err *err)
 {
-    int rc = check_kernels(cfg, cpu, err);
+    /* asked before the port opens: the engine says the same only when it is loaded */
+    const char *kernels = strcmp(cfg->kernels, "auto") == 0 ? NULL : cfg->kernels;
+    int rc = engine_check_kernels(cpu, kernels, err);
     if (rc == 0) rc = access_new(&s->access, cfg, err);
     return rc ? rc : tls_new(&s->tls, cfg, err);
 }

@@ -60,18 +60,30 @@ static const char *token_text(void *ctx, int32_t id, size_t *len)
 
 /* ---- opening, in order ---- */
 
+/* The table of that name, or the fastest for NULL. */
+static int find_kernels(const struct kernels **out, const struct cpu *cpu, const char *name,
+                        struct err *err)
+{
+    *out = kernels_choose(cpu, name);
+    if (*out) return 0;
+    return err_set_param(err, ERR_INVALID, "kernels",
+                         "kernels \"%s\" are unknown or cannot run on this processor", name);
+}
+
+int engine_check_kernels(const struct cpu *cpu, const char *name, struct err *err)
+{
+    const struct kernels *k;
+    return find_kernels(&k, cpu, name, err);
+}
+
 static int open_cpu(struct engine *e, const struct engine_options *o, struct err *err)
 {
     if (o->threads < 0)
         return err_set_param(err, ERR_INVALID, "threads", "threads is %d, expected 0 or more",
                              o->threads);
     cpu_detect(&e->cpu);
-    e->compute.k = kernels_choose(&e->cpu, o->kernels);
-    if (!e->compute.k)
-        return err_set_param(err, ERR_INVALID, "kernels",
-                             "kernels \"%s\" are unknown or cannot run on this processor",
-                             o->kernels);
-    int rc = pool_new(&e->pool, cpu_threads(&e->cpu, o->threads), err);
+    int rc = find_kernels(&e->compute.k, &e->cpu, o->kernels, err);
+    if (!rc) rc = pool_new(&e->pool, cpu_threads(&e->cpu, o->threads), err);
     e->compute.pool = e->pool;
     return rc;
 }

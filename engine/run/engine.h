@@ -51,6 +51,11 @@ struct engine_options {
 };
 void engine_options_default(struct engine_options *o);
 
+/* engine_check_kernels -- whether engine_open() would take options of these kernels; NULL: the fastest.
+ * Errors  ERR_INVALID, as there. */
+struct cpu;
+int engine_check_kernels(const struct cpu *cpu, const char *name, struct err *err);
+
 /* engine_open -- load everything and start the engine thread. Blocks until ready.
  * Errors  those of gpt2_open() and tokenizer_open(); a tokenizer with ids beyond the model's
  *         vocabulary is refused (fewer is fine); ERR_NOMEM for KV or scratch with the bytes. */
