@@ -30,13 +30,12 @@ void plan_out(struct ttm_permutation *out, const struct plan_chain *c, int last)
 #define PAIR_TILE_ROWS 96
 struct plan_pair {
     size_t mf, nf, ms, ns, r;
-    bool left;      /* the first group is the left one */
-    bool by_output; /* the first group has the larger weights */
-    size_t j_step;  /* blocks of j in multiples of this begin with a panel */
-    size_t block;   /* floats of t at once */
-    size_t rows;    /* most rows of x at once */
-    size_t
-        few_rows; /* up to so many rows a thread threads share the weights; above 1 t is whole then */
+    bool left;       /* the first group is the left one */
+    bool by_output;  /* the first group has the larger weights */
+    size_t j_step;   /* blocks of j in multiples of this begin with a panel */
+    size_t block;    /* floats of t at once */
+    size_t rows;     /* most rows of x at once */
+    size_t few_rows; /* up to so many rows a thread the weights are shared; > 1: t is whole then */
 };
 void plan_pair(struct plan_pair *out, const struct ttm_plan *p, const struct ttm_shape *s);
 size_t plan_pair_worker_floats(const struct plan_pair *p);

@@ -6,9 +6,9 @@
  * the block touches, a small matrix product gives a tile (iL, jL, iR, jR), which is dealt out to the
  * panels. To apply a layer, each thread makes a block and multiplies all rows of x by it at once; W as
  * a whole never exists, no thread waits for another, and W costs neither memory nor its traffic. A
- * resident W is made by the same code, each block packed in its type as soon as it is there: in F32 both have
- * the same bits, since sums run over r only and do not depend on how the work is cut. Parts beyond `in` and `out` are not
- * computed; the columns that fill up the last panel are zero. */
+ * resident W is made by the same code, each block packed in its type as soon as it is there: in F32 both
+ * have the same bits, since sums run over r only and do not depend on how the work is cut. Parts beyond
+ * `in` and `out` are not computed; the columns that fill up the last panel are zero. */
 #include <stdatomic.h>
 #include <string.h>
 

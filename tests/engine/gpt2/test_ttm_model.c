@@ -403,7 +403,7 @@ static double rate(const char *text, const char *name)
 {
     const char *at = strstr(text, name);
     ck_assert_ptr_nonnull(at);
-    return atof(at + strlen(name));
+    return strtod(at + strlen(name), NULL);
 }
 
 /* What is measured is what groups are held in. Products of 8-bit numbers take another time than the F32 ones of

@@ -185,7 +185,7 @@ START_TEST(thirty_two_at_once_get_what_each_gets_alone)
     compare_crowds(NULL, "auto", "f16", 1);
     compare_crowds(NULL, "auto", "int8", 1);
     compare_crowds(NULL, "int8", "auto", 1);
-    compare_crowds(NULL, "bf16", "auto", 1);
+    if (!harness_sanitized()) compare_crowds(NULL, "bf16", "auto", 1);
     compare_crowds("scalar", "auto", "f32", 1);
 }
 END_TEST
@@ -201,7 +201,7 @@ START_TEST(so_they_do_with_ttm_layers)
                                          .ttm_rank = 6});
     compare_crowds(NULL, "auto", "f32", 8);
     compare_crowds(NULL, "int8", "auto", 8);
-    compare_crowds(NULL, "bf16", "auto", 8);
+    if (!harness_sanitized()) compare_crowds(NULL, "bf16", "auto", 8);
 }
 END_TEST
 
@@ -283,9 +283,8 @@ START_TEST(steps_do_not_allocate)
     s.max_tokens = 40;
     s.score_from = 0;
     s.ignore_eos = true;
-    struct job *j = NULL;
-    int rc =
-        engine_submit(e, &s, &j, NULL); /* an assertion would allocate beside the first steps */
+    struct job *j = NULL; /* an assertion that it is there would allocate beside the first steps */
+    int rc = engine_submit(e, &s, &j, NULL);
     if (rc == 0) wait_done(j);
     engine_close(e);
     ck_assert_int_eq(rc, 0);
