@@ -15,9 +15,9 @@
  * as many end as begin, and the others stay for seconds.
  *
  * Prompts are read one after the other, not side by side, where all would end late and together: the one goes first
- * whose wait since its admission is the longest for its length. Among equals that is first come, first served; a short
- * one overtakes a long one, but not for ever. Source: Brinch Hansen, Short-term scheduling in multiprogramming systems (highest
- * response ratio next), SOSP 1971.
+ * whose wait since its admission is the longest for its length. Among equals that is first come, first served; a
+ * short one overtakes a long one, but not for ever. Source: Brinch Hansen, Short-term scheduling in multiprogramming
+ * systems (highest response ratio next), SOSP 1971.
  *
  * Guesses (speculative decoding): a decode step mostly waits for weights, rows beyond the first are
  * cheap while there are few. A guess is worth a row while the chance that it is right exceeds what

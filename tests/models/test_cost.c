@@ -1,5 +1,5 @@
-/* What number formats cost, on the model that the repository ships and text that it never saw: 8-bit weights at most half
- * a percent of perplexity, an 8-bit KV cache a tenth. The mean divergence bounds the same with far less noise. */
+/* What number formats cost, on the model that the repository ships and text that it never saw: 8-bit weights at most
+ * half a percent of perplexity, an 8-bit KV cache a tenth. The mean divergence bounds the same with far less noise. */
 #include <jansson.h>
 #include <math.h>
 
