@@ -60,20 +60,24 @@ static uint64_t time_of(const atomic_uint_least64_t *t)
     return atomic_load_explicit(t, memory_order_relaxed);
 }
 
-/* How many times more than usually prompts may add to the step. */
+/* How many times more than usually prompts may add to the step. Nobody waits for the first token of a text that is only
+ * scored. */
 static double crowd(const struct scheduler *s)
 {
     const struct step *st = &s->step;
-    int n_prompts = st->n_seqs - st->n_decode;
     uint64_t now = clock_ns(), first = now;
+    int n = 0;
 
     for (int i = st->n_decode; i < st->n_seqs; i++) {
-        uint64_t since = time_of(&st->of[i]->job->admitted_ns);
+        const struct job *j = st->of[i]->job;
+        uint64_t since = time_of(&j->admitted_ns);
+        if (j->max_tokens == 0) continue;
         if (since < first) first = since;
+        n++;
     }
     double patiences = (double)(now - first) / (PATIENCE_SECONDS * CLOCK_NS_PER_S);
-    if (n_prompts < 2 || patiences < 1) return 1;
-    return fmin(fmax(patiences, (double)n_prompts / st->n_decode), MOST_CROWD);
+    if (n < 2 || patiences < 1) return 1;
+    return fmin(fmax(patiences, (double)n / st->n_decode), MOST_CROWD);
 }
 
 /* What prompts may add to a step with sequences that decode. */

@@ -186,16 +186,25 @@ static struct seq *add(struct by_hand *h, int rows, double ago_s)
     return h->running[i] = &h->seqs[i];
 }
 
-/* Rows that a step takes of long prompts beside sequences that decode, where steps have taken step_s. */
-static int rows_planned(int n_decode, int n_prompts, double step_s, double ago_s)
+/* Rows that a step takes of long prompts beside sequences that decode, where steps have taken step_s; or of texts that
+ * are only scored. */
+static int rows_planned_of(int n_decode, int n_prompts, double step_s, double ago_s, int max_tokens)
 {
     struct by_hand *h = by_hand();
-    for (int i = 0; i < n_decode + n_prompts; i++)
-        add(h, FAKE_CTX, ago_s)->decoding = i < n_decode;
+    for (int i = 0; i < n_decode + n_prompts; i++) {
+        struct seq *q = add(h, FAKE_CTX, ago_s);
+        q->decoding = i < n_decode;
+        if (!q->decoding) q->job->max_tokens = max_tokens;
+    }
     h->s.step_s = step_s;
     scheduler_plan(&h->s);
     ck_assert_int_eq(h->s.step.n_decode, n_decode);
     return h->s.step.n_prefill_rows;
+}
+
+static int rows_planned(int n_decode, int n_prompts, double step_s, double ago_s)
+{
+    return rows_planned_of(n_decode, n_prompts, step_s, ago_s, 1);
 }
 
 /* Rows of the planned step that are q's. */
@@ -221,6 +230,7 @@ START_TEST(a_crowd_of_prompts_gets_more)
     ck_assert_int_eq(rows_planned(12, 3, 0.020, 5), 128);
     ck_assert_int_eq(rows_planned(3, 30, 0.020, 5), 128);
     ck_assert_int_eq(rows_planned(3, 30, 0.050, 5), 160);
+    ck_assert_int_eq(rows_planned_of(3, 30, 0.020, 5, 0), 32);
 }
 END_TEST
 
