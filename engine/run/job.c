@@ -330,11 +330,6 @@ void job_finish(struct job *j, enum finish how)
     if (notify) notify(arg);
 }
 
-static uint64_t time_of(const atomic_uint_least64_t *t)
-{
-    return atomic_load_explicit(t, memory_order_relaxed);
-}
-
 void job_view(const struct job *j, struct job_view *v)
 {
     bool done = atomic_load_explicit(&j->done, memory_order_acquire);
@@ -351,10 +346,10 @@ void job_view(const struct job *j, struct job_view *v)
         .stop_index = -1,
         .prompt_done = atomic_load(&j->prompt_done),
         .cached_tokens = atomic_load(&j->cached_tokens),
-        .submitted_ns = time_of(&j->submitted_ns),
-        .admitted_ns = time_of(&j->admitted_ns),
-        .first_token_ns = time_of(&j->first_token_ns),
-        .done_ns = time_of(&j->done_ns),
+        .submitted_ns = job_time(&j->submitted_ns),
+        .admitted_ns = job_time(&j->admitted_ns),
+        .first_token_ns = job_time(&j->first_token_ns),
+        .done_ns = job_time(&j->done_ns),
     };
     if (!done) {
         if (v->phase == JOB_DONE) v->phase = JOB_DECODE; /* about to be done: not before `done` */

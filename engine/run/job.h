@@ -84,6 +84,12 @@ int job_new(struct job **out, const struct job_spec *s, const struct job_limits 
 /* job_positions -- KV positions it can come to use: its last token is never fed. */
 int job_positions(const struct job *j);
 
+/* job_time -- one of the job's times, for whoever looks. */
+static inline uint64_t job_time(const atomic_uint_least64_t *t)
+{
+    return atomic_load_explicit(t, memory_order_relaxed);
+}
+
 /* job_feed -- prompt tokens to be computed: all, or all but the last when nothing is generated. */
 int job_feed(const struct job *j);
 

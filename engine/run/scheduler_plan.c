@@ -55,11 +55,6 @@ static int rows_worth(const struct scheduler *s, int times)
     return rows > LEAST_ROWS ? rows : LEAST_ROWS;
 }
 
-static uint64_t time_of(const atomic_uint_least64_t *t)
-{
-    return atomic_load_explicit(t, memory_order_relaxed);
-}
-
 /* How many times more than usually prompts may add to the step. Nobody waits for the first token of a text that is only
  * scored. */
 static double crowd(const struct scheduler *s)
@@ -70,7 +65,7 @@ static double crowd(const struct scheduler *s)
 
     for (int i = st->n_decode; i < st->n_seqs; i++) {
         const struct job *j = st->of[i]->job;
-        uint64_t since = time_of(&j->admitted_ns);
+        uint64_t since = job_time(&j->admitted_ns);
         if (j->max_tokens == 0) continue;
         if (since < first) first = since;
         n++;
@@ -122,7 +117,7 @@ static void choose_prompts(struct scheduler *s)
         if (q->decoding) continue;
         seq_adopt(s, q);
         q->n_rows = 1;
-        q->urgency = (double)(now - time_of(&q->job->admitted_ns)) / (WORK_LEAST + q->work);
+        q->urgency = (double)(now - job_time(&q->job->admitted_ns)) / (WORK_LEAST + q->work);
         int k = n++;
         for (; k > 0 && prompts[k - 1]->urgency < q->urgency; k--)
             prompts[k] = prompts[k - 1];
