@@ -110,7 +110,7 @@ static struct init_weights weights(const struct init_args *a, const struct gpt2_
                                  .untied = a->untied,
                                  .random_biases = a->random_biases,
                                  .ttm_rank = (int)a->ttm_rank,
-                                 .ttm_all = !strcmp(a->ttm_layers, "all"),
+                                 .ttm_all = a->ttm_layers && !strcmp(a->ttm_layers, "all"),
                                  .no_mlp_bias = a->no_mlp_bias,
                                  .dtype = dtype,
                                  .seed = (uint64_t)a->seed};
@@ -131,14 +131,15 @@ static int put_weights(const struct tool *t, const struct init_args *a, struct i
 
 int cmd_init(const struct tool *t, int argc, char **argv, struct err *err)
 {
-    struct init_args a = {
-        .sizes = {.preset = "tiny"}, .dtype = "f32", .activation = "gelu_new", .ttm_layers = "mlp"};
+    struct init_args a = {.sizes = {.preset = "tiny"}, .dtype = "f32", .activation = "gelu_new"};
     int rc = options_parse(&options, &a, NULL, argc, argv, t->out, err);
     if (rc) return rc == OPTIONS_HELP ? 0 : rc;
     if (!a.out) return err_set_param(err, ERR_MISSING, "out", "--out is missing: where to write");
     enum dtype dtype = !strcmp(a.dtype, "f16")    ? DTYPE_F16
                        : !strcmp(a.dtype, "bf16") ? DTYPE_BF16
                                                   : DTYPE_F32;
+    if (a.ttm_layers && !a.ttm_rank)
+        return err_set_param(err, ERR_MISSING, "ttm-rank", "--ttm-layers needs --ttm-rank");
     if (a.no_mlp_bias && !a.ttm_rank)
         return err_set_param(err, ERR_INVALID, "no-mlp-bias",
                              "--no-mlp-bias goes with --ttm-rank: dense layers have biases");

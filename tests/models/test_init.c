@@ -341,13 +341,17 @@ START_TEST(ttm_layers)
 }
 END_TEST
 
-START_TEST(bias_goes_with_ttm)
+START_TEST(flags_of_ttm_need_a_rank)
 {
     struct tool_result r;
     const char *dir = path_join(temp_dir(), "x");
     tool_call(cmd_init, (const char *const[]){"-o", dir, "--no-mlp-bias", NULL}, &r);
     ck_assert_int_eq(r.rc, ERR_INVALID);
     ck_assert_str_eq(r.err.msg, "--no-mlp-bias goes with --ttm-rank: dense layers have biases");
+    tool_result_release(&r);
+    tool_call(cmd_init, (const char *const[]){"-o", dir, "--ttm-layers", "all", NULL}, &r);
+    ck_assert_int_eq(r.rc, ERR_MISSING);
+    ck_assert_str_eq(r.err.msg, "--ttm-layers needs --ttm-rank");
     ck_assert_int_ne(access(dir, F_OK), 0);
     tool_result_release(&r);
 }
@@ -365,7 +369,7 @@ static Suite *suite(void)
     tcase_add_test(t, refuses_by_name);
     tcase_add_test(t, paper_totals);
     tcase_add_test(t, ttm_layers);
-    tcase_add_test(t, bias_goes_with_ttm);
+    tcase_add_test(t, flags_of_ttm_need_a_rank);
     if (shared_path("data/gpt2-tokenizer/encoder.json"))
         tcase_add_test(t, takes_over_a_tokenizer);
     else
