@@ -106,9 +106,10 @@ END_TEST
 START_TEST(cancel_in_every_phase)
 {
     fake->allowed = 0;
-    struct job *prefill = submit(200, 10), *decode = submit(3, 50);
+    struct job *decode = submit(3, 50);
     fake_reach(fake, 1);
-    step();
+    struct job *prefill = submit(200, 10);
+    step(); /* the next one has both */
     step();
     ck_assert_int_eq(view(prefill).phase, JOB_PREFILL);
     ck_assert_int_eq(view(decode).phase, JOB_DECODE);
