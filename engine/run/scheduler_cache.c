@@ -9,8 +9,8 @@
  *
  * Copies of a prompt that arrive together (n > 1) find nothing at admission, since nothing is computed
  * yet. The first of them computes, block by block; the others wait at a block's border as long as somebody
- * ahead of them in the plan is in that very block, then look again. No links between sequences are kept: when
- * the first is cancelled, the second no longer sees anybody ahead of it.
+ * before them is in that very block, then look again; who is waited for is as urgent as who waits. No links
+ * between sequences are kept: when the first is cancelled, the second no longer sees anybody before it.
  *
  * What is generated is computed by decode rows. Where these have the bits of prompt rows, generated
  * blocks are kept as well (the text will come back as the beginning of a prompt); with a TTM plan of
@@ -91,17 +91,12 @@ void seq_adopt(struct scheduler *s, struct seq *q)
     count_found(s, q, q->pos - begin);
 }
 
-bool seq_waits(const struct seq *q, struct seq *const *ahead, int n)
+bool seq_waits_for(const struct seq *q, const struct seq *a)
 {
     int b = q->pos / KV_BLOCK;
     if (!q->cache || q->pos % KV_BLOCK || b >= q->n_reusable) return false;
-    for (int k = 0; k < n; k++) {
-        const struct seq *a = ahead[k];
-        if (a->cache && a->pos / KV_BLOCK == b && (size_t)b < a->job->n_chain &&
-            a->job->chain[b] == q->job->chain[b])
-            return true;
-    }
-    return false;
+    return a->cache && a->pos / KV_BLOCK == b && (size_t)b < a->job->n_chain &&
+           a->job->chain[b] == q->job->chain[b];
 }
 
 /* Token at position p of the text so far. */

@@ -104,11 +104,10 @@ static void add_seq(struct scheduler *s, struct seq *q, const int32_t *tokens, i
         (struct gpt2_seq){.tokens = tokens, .n = n, .pos0 = q->pos, .blocks = q->blocks};
 }
 
-/* Prompts that are not waiting for another one enter the step, the most urgent first, without rows yet. */
-static void choose_prompts(struct scheduler *s)
+/* All prompts, in the order of their admission, and how urgent they are; returns how many. Who is waited for is as
+ * urgent as who waits. */
+static int weigh_prompts(struct scheduler *s, struct seq **prompts)
 {
-    struct step *st = &s->step;
-    struct seq **prompts = st->of + st->n_decode;
     uint64_t now = clock_ns();
     int n = 0;
 
@@ -118,15 +117,40 @@ static void choose_prompts(struct scheduler *s)
         seq_adopt(s, q);
         q->n_rows = 1;
         q->urgency = (double)(now - job_time(&q->job->admitted_ns)) / (WORK_LEAST + q->work);
-        int k = n++;
+        for (int k = 0; k < n; k++)
+            if (seq_waits_for(q, prompts[k]) && prompts[k]->urgency < q->urgency)
+                prompts[k]->urgency = q->urgency;
+        prompts[n++] = q;
+    }
+    return n;
+}
+
+/* The most urgent first, equals as they were. */
+static void sort_prompts(struct seq **prompts, int n)
+{
+    for (int i = 1; i < n; i++) {
+        struct seq *q = prompts[i];
+        int k = i;
         for (; k > 0 && prompts[k - 1]->urgency < q->urgency; k--)
             prompts[k] = prompts[k - 1];
         prompts[k] = q;
     }
+}
+
+/* Prompts that are not waiting for another one enter the step, the most urgent first, without rows yet. */
+static void choose_prompts(struct scheduler *s)
+{
+    struct step *st = &s->step;
+    struct seq **prompts = st->of + st->n_decode;
+    int n = weigh_prompts(s, prompts);
+
+    sort_prompts(prompts, n);
     for (int i = 0; i < n; i++) {
         struct seq *q = prompts[i];
-        if (!seq_waits(q, prompts, st->n_seqs - st->n_decode))
-            add_seq(s, q, q->job->tokens + q->pos, 0);
+        bool waits = false;
+        for (int k = 0; k < st->n_seqs - st->n_decode && !waits; k++)
+            waits = seq_waits_for(q, prompts[k]);
+        if (!waits) add_seq(s, q, q->job->tokens + q->pos, 0);
     }
 }
 

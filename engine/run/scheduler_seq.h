@@ -112,8 +112,8 @@ void seq_release(struct scheduler *s, struct seq *q);
 /* seq_adopt -- go on behind the blocks that others have computed in the meantime. */
 void seq_adopt(struct scheduler *s, struct seq *q);
 
-/* seq_waits -- whether q had better wait: one of the n prompts ahead of it is computing its next block. */
-bool seq_waits(const struct seq *q, struct seq *const *ahead, int n);
+/* seq_waits_for -- whether q had better wait for `a`, which was admitted before: that is computing q's next block. */
+bool seq_waits_for(const struct seq *q, const struct seq *a);
 
 /* seq_keep -- make the blocks that were filled known to the cache. */
 void seq_keep(struct scheduler *s, struct seq *q);

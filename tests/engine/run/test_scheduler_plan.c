@@ -262,13 +262,13 @@ START_TEST(the_longest_wait_for_its_length_goes_first)
 }
 END_TEST
 
-/* The more urgent of two with the same beginning computes it, though it came later; the other one waits. */
-START_TEST(nobody_waits_for_a_less_urgent_one)
+/* Of two with the same beginning the one that came first computes it, and is as urgent as the one that waits. */
+START_TEST(who_is_waited_for_inherits)
 {
     uint64_t chain[4] = {1, 2, 3, 4};
     int32_t nothing = -1;
     struct by_hand *h = by_hand();
-    struct seq *of[2] = {add(h, 400, 1), add(h, 70, 0.9)};
+    struct seq *of[2] = {add(h, 400, 1), add(h, 70, 0.9)}, *other = add(h, 100, 1);
     h->s.prefix.buckets = &nothing;
     for (int i = 0; i < 2; i++) {
         of[i]->cache = true;
@@ -278,8 +278,14 @@ START_TEST(nobody_waits_for_a_less_urgent_one)
         of[i]->job->n_chain = 4;
     }
     scheduler_plan(&h->s);
-    ck_assert_int_eq(rows_of(h, of[1]), 70 - KV_BLOCK);
-    ck_assert_int_eq(rows_of(h, of[0]), 0);
+    ck_assert_int_eq(rows_of(h, of[0]), 192); /* by itself it would come last */
+    ck_assert_int_eq(rows_of(h, of[1]), 0);
+    ck_assert_int_eq(rows_of(h, other), 0);
+    of[0]->pos = of[1]->pos = 4 * KV_BLOCK; /* nothing in common any more */
+    scheduler_plan(&h->s);
+    ck_assert_int_eq(rows_of(h, of[1]), 70 - 4 * KV_BLOCK);
+    ck_assert_int_eq(rows_of(h, other), 100);
+    ck_assert_int_eq(rows_of(h, of[0]), 192 - 100 - 6);
 }
 END_TEST
 
@@ -295,7 +301,7 @@ static Suite *suite(void)
     tcase_add_test(t, pieces_do_not_pay_for_the_step);
     tcase_add_test(t, a_crowd_of_prompts_gets_more);
     tcase_add_test(t, the_longest_wait_for_its_length_goes_first);
-    tcase_add_test(t, nobody_waits_for_a_less_urgent_one);
+    tcase_add_test(t, who_is_waited_for_inherits);
     suite_add_tcase(s, t);
     return s;
 }
