@@ -146,19 +146,10 @@ static bool no_filters(const struct sampling *s)
     return s->top_k <= 0 && s->typical_p >= 1 && s->top_p >= 1 && s->min_p <= 0;
 }
 
-/* The first token at which the sum of the block's probabilities exceeds `target`, which rounding may leave just above
- * them all: then the last possible one. */
-static size_t quantile(const float *probs, size_t n, double target)
+/* Of the row's block that begins there. */
+static size_t block_len(const struct candidates *c, size_t begin)
 {
-    size_t choice = 0;
-    double below = 0;
-    for (size_t i = 0; i < n; i++) {
-        if (!(probs[i] > 0)) continue;
-        choice = i;
-        below += (double)probs[i];
-        if (below > target) break;
-    }
-    return choice;
+    return c->n - begin < DRAW_BLOCK ? c->n - begin : DRAW_BLOCK;
 }
 
 /* A draw from the whole row x: the token at quantile u. False, and nothing drawn, where something in the row is not
@@ -167,11 +158,11 @@ static bool draw_online(const struct candidates *c, const float *x, double tempe
                         int32_t *id)
 {
     float *exps = c->probs, *max = (float *)(void *)c->ids, by = (float)(1 / temperature);
-    double *sum = (double *)(void *)c->score, total = 0, below = 0;
-    size_t blocks = (c->n + DRAW_BLOCK - 1) / DRAW_BLOCK, choice = 0;
+    double *sum = (double *)(void *)c->score, total = 0, below;
+    size_t blocks = (c->n + DRAW_BLOCK - 1) / DRAW_BLOCK;
 
     for (size_t b = 0; b < blocks; b++) {
-        size_t begin = b * DRAW_BLOCK, n = c->n - begin < DRAW_BLOCK ? c->n - begin : DRAW_BLOCK;
+        size_t begin = b * DRAW_BLOCK, n = block_len(c, begin);
         max[b] = c->k->max(x + begin, n);
         sum[b] = max[b] == -INFINITY ? 0 : c->k->exp_to(exps, x + begin, n, max[b], by);
     }
@@ -182,15 +173,11 @@ static bool draw_online(const struct candidates *c, const float *x, double tempe
         total += sum[b];
     }
     if (!isfinite(total)) return false;
-    double target = u * total, below_choice = 0;
-    for (size_t b = 0; b < blocks; b++) {
-        if (sum[b] > 0) choice = b, below_choice = below;
-        if (below + sum[b] > target) break;
-        below += sum[b];
-    }
-    size_t begin = choice * DRAW_BLOCK, n = c->n - begin < DRAW_BLOCK ? c->n - begin : DRAW_BLOCK;
+    double target = u * total;
+    size_t choice = quantile_block(sum, blocks, target, &below);
+    size_t begin = choice * DRAW_BLOCK, n = block_len(c, begin);
     double scale = c->k->exp_to(exps, x + begin, n, max[choice], by) / sum[choice];
-    *id = (int32_t)(begin + quantile(exps, n, (target - below_choice) * scale));
+    *id = (int32_t)(begin + quantile(exps, n, 0, (target - below) * scale));
     return true;
 }
 

@@ -219,29 +219,39 @@ double candidates_sum(const struct candidates *c)
     return sum;
 }
 
+size_t quantile_block(const double *sums, size_t n, double target, double *below)
+{
+    size_t last = 0;
+    double sum = 0;
+    *below = 0;
+    for (size_t b = 0; b < n; b++) {
+        if (sums[b] > 0) last = b, *below = sum;
+        if (sum + sums[b] > target) break;
+        sum += sums[b];
+    }
+    return last;
+}
+
+size_t quantile(const float *probs, size_t n, double below, double target)
+{
+    size_t choice = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (!(probs[i] > 0)) continue;
+        choice = i;
+        below += (double)probs[i];
+        if (below > target) break;
+    }
+    return choice;
+}
+
 int32_t candidates_draw(const struct candidates *c, double u)
 {
     BUG_ON(c->n == 0);
     double *sums = (double *)(void *)c->score; /* of the blocks: a row has room for 8 and n / 2 */
-    double total = 0, below = 0, below_last = 0;
+    double total = 0, below;
     for (size_t b = 0; b < c->n; b += BLOCK)
         total += sums[b / BLOCK] = block_sum(c->probs + b, block_len(c, b));
     double target = u * total;
-    size_t last =
-        0; /* rounding may leave the target just above the sum: then the last possible one */
-    for (size_t b = 0; b < c->n; b += BLOCK) {
-        double s = sums[b / BLOCK];
-        if (s > 0) last = b, below_last = below;
-        if (below + s > target) break;
-        below += s;
-    }
-    size_t choice = last, end = last + block_len(c, last);
-    below = below_last;
-    for (size_t i = last; i < end; i++) {
-        if (!(c->probs[i] > 0)) continue;
-        choice = i;
-        below += (double)c->probs[i];
-        if (below > target) break;
-    }
-    return id_of(c, choice);
+    size_t begin = quantile_block(sums, (c->n + BLOCK - 1) / BLOCK, target, &below) * BLOCK;
+    return id_of(c, begin + quantile(c->probs + begin, block_len(c, begin), below, target));
 }

@@ -32,6 +32,12 @@ void filter_min_p(struct candidates *c, double p);
 /* candidates_sum -- of probs, always in the same order: what candidates_draw() divides by. */
 double candidates_sum(const struct candidates *c);
 
+/* quantile_block, quantile -- the first of n sums, or probabilities, with which what is added up exceeds `target`,
+ * which rounding may leave just above them all: then the last that is not 0. A block's `below` is the sum before it;
+ * it is what the probabilities within begin with. */
+size_t quantile_block(const double *sums, size_t n, double target, double *below);
+size_t quantile(const float *probs, size_t n, double below, double target);
+
 /* candidates_draw -- the id at quantile u in [0, 1) of the distribution; never one of probability 0
  * unless all are. */
 int32_t candidates_draw(const struct candidates *c, double u);

@@ -69,18 +69,35 @@ START_TEST(measures_all_points)
 }
 END_TEST
 
-/* Every candidate, the dense layer and the chain of stored cores at every number of rows. */
-START_TEST(ways_of_ttm_layers)
+/* A new model with TTM layers, in the test's directory. */
+static const char *ttm_model(void)
 {
     struct tool_result r;
     const char *dir = path_join(temp_dir(), "m");
     TOOL(&r, cmd_init, "-o", dir, "--ttm-rank", "16");
     ck_assert_int_eq(r.rc, 0);
     tool_result_release(&r);
-    TOOL(&r, cmd_bench, dir, "--ttm", "--json", "--rounds", "1");
+    return dir;
+}
+
+/* What `ttm bench --ttm --json` says of it; the caller's. */
+static json_t *bench_ttm(const char *dir, const char *dtype)
+{
+    struct tool_result r;
+    TOOL(&r, cmd_bench, dir, "--ttm", "--json", "--rounds", "1", "--dtype", dtype);
     ck_assert_msg(r.rc == 0, "%s", r.err.msg);
-    json_t *j = json_loads(r.out, JSON_REJECT_DUPLICATES, NULL), *kind, *way;
+    json_t *j = json_loads(r.out, JSON_REJECT_DUPLICATES, NULL);
     ck_assert_ptr_nonnull(j);
+    tool_result_release(&r);
+    return j;
+}
+
+/* Every candidate, the dense layer and the chain of stored cores at every number of rows. */
+START_TEST(ways_of_ttm_layers)
+{
+    struct tool_result r;
+    const char *dir = ttm_model();
+    json_t *j = bench_ttm(dir, "auto"), *kind, *way;
     size_t i, k, n;
     json_array_foreach(json_object_get(j, "kinds"), i, kind)
     {
@@ -104,7 +121,6 @@ START_TEST(ways_of_ttm_layers)
     }
     ck_assert_uint_eq(i, 2);
     json_decref(j);
-    tool_result_release(&r);
     TOOL(&r, cmd_bench, dir, "--ttm", "--rounds", "1");
     ck_assert_int_eq(r.rc, 0);
     ck_assert_ptr_nonnull(strstr(r.out, "chosen, any memory"));
@@ -122,15 +138,7 @@ END_TEST
 /* What is smaller than dense in f32 may not be in the number format that is held. */
 START_TEST(smaller_than_dense_in_its_format)
 {
-    struct tool_result r;
-    const char *dir = path_join(temp_dir(), "m");
-    TOOL(&r, cmd_init, "-o", dir, "--ttm-rank", "16");
-    ck_assert_int_eq(r.rc, 0);
-    tool_result_release(&r);
-    TOOL(&r, cmd_bench, dir, "--ttm", "--json", "--rounds", "1", "--dtype", "int8");
-    ck_assert_msg(r.rc == 0, "%s", r.err.msg);
-    json_t *j = json_loads(r.out, JSON_REJECT_DUPLICATES, NULL), *kind, *at;
-    ck_assert_ptr_nonnull(j);
+    json_t *j = bench_ttm(ttm_model(), "int8"), *kind, *at;
     size_t i, k, refused = 0;
     json_array_foreach(json_object_get(j, "kinds"), i, kind)
     {
@@ -150,7 +158,6 @@ START_TEST(smaller_than_dense_in_its_format)
     }
     ck_assert_uint_gt(refused, 0); /* there is something to leave out */
     json_decref(j);
-    tool_result_release(&r);
 }
 END_TEST
 
