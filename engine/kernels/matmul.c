@@ -14,7 +14,7 @@
 #define BLOCK_ROWS 96
 #define TILE_ROWS 12
 /* Pieces per thread: enough that an interrupted thread does not hold the others up. */
-#define PIECES 4
+#define PIECES 16
 #define QUANTISE_FLOATS 32768 /* fewer are not worth waking another thread */
 
 struct job {
