@@ -8,7 +8,15 @@
 #include "engine/gpt2/model.h"
 
 /* What `ttm bench` measures, and what it is measured against. */
-enum bench_kind { BENCH_BLAS, BENCH_OWN, BENCH_INT8, BENCH_READ, BENCH_PREFILL, BENCH_DECODE };
+enum bench_kind {
+    BENCH_BLAS,
+    BENCH_OWN,
+    BENCH_INT8,
+    BENCH_READ,
+    BENCH_PREFILL,
+    BENCH_COLD, /* a decode step of one sequence of which nothing is in a cache */
+    BENCH_DECODE
+};
 enum { BENCH_MAX_POINTS = 16, BENCH_MAX_ROUNDS = 15 };
 
 struct bench_point {

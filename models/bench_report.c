@@ -58,6 +58,7 @@ double bench_token_flops(const struct gpt2 *m)
 struct ratios {
     double blas, own, int8, read; /* FLOP/s, FLOP/s, 8-bit operations/s, bytes/s */
     double bandwidth;             /* decode at batch 1: bytes/s over read */
+    double cold;                  /* the same with nothing in a cache */
     double batching;              /* batch 32 over batch 1 */
     double batching_8;            /* batch 8 over batch 1 */
     double prefill;               /* longest prefill: FLOP/s over blas */
@@ -70,7 +71,7 @@ static void get_ratios(const struct bench_result *r, struct ratios *x)
 {
     const struct bench_point *blas = point(r, BENCH_BLAS, 0), *own = point(r, BENCH_OWN, 0),
                              *int8 = point(r, BENCH_INT8, 0), *read = point(r, BENCH_READ, 0),
-                             *one = point(r, BENCH_DECODE, 1);
+                             *one = point(r, BENCH_DECODE, 1), *cold = point(r, BENCH_COLD, 1);
     *x = (struct ratios){.blas = bench_median(r, blas, NULL),
                          .own = bench_median(r, own, NULL),
                          .int8 = bench_median(r, int8, NULL),
@@ -79,6 +80,7 @@ static void get_ratios(const struct bench_result *r, struct ratios *x)
         if (r->points[i].kind == BENCH_PREFILL && r->points[i].size > x->prefill_size)
             x->prefill_size = r->points[i].size;
     x->bandwidth = bench_median(r, one, read) * bench_step_bytes(r, 1);
+    x->cold = bench_median(r, cold, read) * bench_step_bytes(r, 1);
     x->batching = bench_median(r, point(r, BENCH_DECODE, 32), one);
     x->batching_8 = bench_median(r, point(r, BENCH_DECODE, 8), one);
     const struct bench_point *longest = point(r, BENCH_PREFILL, x->prefill_size);
@@ -88,7 +90,8 @@ static void get_ratios(const struct bench_result *r, struct ratios *x)
 }
 
 static const char *const kind_names[] = {"sgemm_openblas", "sgemm_own", "int8_dot",
-                                         "memory_read",    "prefill",   "decode"};
+                                         "memory_read",    "prefill",   "decode_cold",
+                                         "decode"};
 
 static void print_json(const struct bench_result *r, const struct ratios *x, FILE *f)
 {
@@ -105,14 +108,15 @@ static void print_json(const struct bench_result *r, const struct ratios *x, FIL
     fprintf(f, "\"memory_read_bytes_per_s\": %.6g},\n \"rates\": [", x->read);
     for (int i = 0, n = 0; i < r->n_points; i++) {
         const struct bench_point *p = &r->points[i];
-        if (p->kind != BENCH_PREFILL && p->kind != BENCH_DECODE) continue;
+        if (p->kind < BENCH_PREFILL) continue;
         fprintf(f, "%s\n  {\"kind\": \"%s\", \"size\": %d, \"tokens_per_s\": %.6g}", n++ ? "," : "",
                 kind_names[p->kind], p->size, bench_median(r, p, NULL));
     }
     fprintf(f, "],\n \"ratios\": {\"decode_1_of_memory_read\": %.4f, \"decode_32_over_1\": %.4f, ",
             x->bandwidth, x->batching);
-    fprintf(f, "\"decode_8_over_1\": %.4f, \"prefill_of_int8_dot\": %.4f, ", x->batching_8,
-            x->prefill_int8);
+    fprintf(f, "\"decode_8_over_1\": %.4f, \"decode_cold_of_memory_read\": %.4f, ",
+            x->batching_8, x->cold);
+    fprintf(f, "\"prefill_of_int8_dot\": %.4f, ", x->prefill_int8);
     fprintf(f, "\"prefill_of_sgemm_openblas\": %.4f, \"sgemm_own_over_openblas\": %.4f}}\n",
             x->prefill, x->kernel);
 }
@@ -137,12 +141,15 @@ static void print_text(const struct bench_result *r, const struct ratios *x, FIL
         if (p->kind == BENCH_PREFILL)
             fprintf(f, "  prefill %4d tokens   %8.1f tokens/s   %6.1f GFLOP/s\n", p->size, rate,
                     rate * bench_token_flops(m) / 1e9);
+        double read = rate / p->size * bench_step_bytes(r, p->size) / 1e9;
+        if (p->kind == BENCH_COLD)
+            fprintf(f, "  decode, cold caches   %8.1f tokens/s   %6.1f GB/s\n", rate, read);
         if (p->kind == BENCH_DECODE)
-            fprintf(f, "  decode, batch %-3d     %8.1f tokens/s   %6.1f GB/s\n", p->size, rate,
-                    rate / p->size * bench_step_bytes(r, p->size) / 1e9);
+            fprintf(f, "  decode, batch %-3d     %8.1f tokens/s   %6.1f GB/s\n", p->size, rate, read);
     }
     fprintf(f, "\nratios\n");
     fprintf(f, "  decode at batch 1 reads     %.2f of the memory bandwidth\n", x->bandwidth);
+    fprintf(f, "  ... with cold caches        %.2f\n", x->cold);
     fprintf(f, "  decode at batch 8 gives     %.2f times the tokens of batch 1\n", x->batching_8);
     fprintf(f, "  decode at batch 32 gives    %.2f times the tokens of batch 1\n", x->batching);
     fprintf(f, "  prefill of %d computes     %.2f of OpenBLAS's SGEMM\n", x->prefill_size,

@@ -30,19 +30,21 @@ START_TEST(measures_all_points)
     ck_assert_msg(r.rc == 0, "%s", r.err.msg);
     json_t *j = json_loads(r.out, JSON_REJECT_DUPLICATES, &e);
     ck_assert_msg(j != NULL, "%s: %s", e.text, r.out);
-    double one = 0, last = 0, prefill = 0;
+    double one = 0, last = 0, prefill = 0, cold = 0;
     size_t i;
     json_t *p;
     const json_t *rates = json_object_get(j, "rates");
     ck_assert_uint_eq(json_array_size(rates),
-                      8); /* 128 and 200 tokens; 1, 2, 4, ... 32 sequences */
+                      9); /* 128 and 200 tokens; 1, 2, 4, ... 32 sequences, 1 with cold caches */
     json_array_foreach(rates, i, p)
     {
         double rate = number(p, NULL, "tokens_per_s"), size = number(p, NULL, "size");
-        bool decode = !strcmp(json_string_value(json_object_get(p, "kind")), "decode");
+        const char *kind = json_string_value(json_object_get(p, "kind"));
+        bool decode = !strcmp(kind, "decode");
+        if (!strcmp(kind, "decode_cold")) cold = rate;
         if (decode && size < 1.5) one = rate;
         if (decode && size > 31) last = rate;
-        if (!decode && size > 199) prefill = rate;
+        if (!strcmp(kind, "prefill") && size > 199) prefill = rate;
     }
     struct gpt2_config tiny = {.n_layer = 2,
                                .n_embd = 64,
@@ -57,6 +59,10 @@ START_TEST(measures_all_points)
     assert_close(number(j, "ratios", "decode_32_over_1"), last / one, 1e-3, 1e-3);
     assert_close(number(j, "ratios", "decode_1_of_memory_read"),
                  one * number(j, NULL, "decode_step_bytes") /
+                     number(j, "limits", "memory_read_bytes_per_s"),
+                 1e-3, 1e-3);
+    assert_close(number(j, "ratios", "decode_cold_of_memory_read"),
+                 cold * number(j, NULL, "decode_step_bytes") /
                      number(j, "limits", "memory_read_bytes_per_s"),
                  1e-3, 1e-3);
     assert_close(number(j, "ratios", "prefill_of_sgemm_openblas"),
