@@ -82,6 +82,7 @@ void completions_spec(struct request *r, size_t i, struct job_spec *spec)
     spec->include_stop = c->include_stop;
     spec->cache_prompt = c->cache_prompt;
     spec->cache_salt = c->cache_salt;
+    if (per > 1) spec->family = jobs_family(r, i / per);
     struct sampling *s = &spec->sampling;
     s->temperature = c->temperature;
     s->top_k = c->top_k > 0 ? (int32_t)c->top_k : 0;

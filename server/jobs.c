@@ -50,6 +50,13 @@ struct slot *jobs_slot(const struct request *r, size_t i)
     return &r->slots[i % r->n_room];
 }
 
+#define MOST_PARTS ((uint64_t)1 << 24) /* far more than there are prompts in a body */
+
+uint64_t jobs_family(const struct request *r, size_t part)
+{
+    return r->serial * MOST_PARTS + part;
+}
+
 static void observe_tokens(struct request *r, struct slot *sl, const struct job_view *v)
 {
     struct metrics *m = r->srv->metrics;

@@ -160,6 +160,7 @@ void loglikelihood_spec(struct request *r, size_t i, struct job_spec *spec)
     spec->score_from = p->context;
     spec->cache_prompt = l->cache_prompt;
     spec->cache_salt = l->cache_salt;
+    if (l->n > 1) spec->family = jobs_family(r, 0);
 }
 
 static void put_result(const struct pair *p, const struct job *job, struct buf *b)

@@ -160,6 +160,8 @@ void jobs_init(struct request *r, size_t n);
  * keep the engine busy, and slot i is jobs_slot(). */
 void jobs_init_in_turn(struct request *r, size_t n);
 struct slot *jobs_slot(const struct request *r, size_t i);
+/* jobs_family -- for the specs of jobs whose prompts have much in common, those of one part of the request. */
+uint64_t jobs_family(const struct request *r, size_t part);
 /* jobs_feed -- submit as many as may be outstanding. On failure the error is the answer's. Worker. */
 int jobs_feed(struct request *r, struct api_error *e);
 /* jobs_work -- the worker's share of a request: parse and start it, or go on with it. */

@@ -126,6 +126,9 @@ struct job_spec {
     bool include_stop;
     bool cache_prompt;      /* may use and fill the prefix cache; the result is the same */
     const char *cache_salt; /* only jobs of the same salt share; NULL = ""; read at submission */
+    /* Where the prefix cache may not be used, jobs of one family, not 0, share what their prompts have in
+     * common as long as one of them runs. */
+    uint64_t family;
     uint64_t queue_deadline_ns, deadline_ns; /* clock_ns() times; 0 = none */
     job_notify *notify;                      /* may be NULL */
     void *notify_arg;

@@ -218,6 +218,10 @@ int job_new(struct job **out, const struct job_spec *s, const struct job_limits 
     make_results(j, s, l->max_token_bytes);
     j->cache = l->cache && s->cache_prompt;
     j->salt = prefix_salt(s->cache_salt);
+    if (!j->cache && s->family) {
+        j->cache = j->fleeting = true;
+        j->salt = prefix_family(s->family);
+    }
     if (j->cache) make_chain(j);
     if (l->speculative_tokens > 0 && j->max_tokens > 1)
         j->draft = draft_new(j->tokens, j->n_tokens, (size_t)j->max_tokens);

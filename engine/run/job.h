@@ -30,8 +30,9 @@ struct job {
     char *stop_bytes;
     const char **stop; /* (n_stop) into stop_bytes */
     size_t *stop_len;
-    bool cache;
-    uint64_t salt; /* prefix_salt() */
+    bool cache;    /* its blocks are looked for and kept ... */
+    bool fleeting; /* ... as long as one of its family runs */
+    uint64_t salt; /* prefix_salt() or prefix_family() */
     uint64_t
         *chain; /* (n_chain) hashes of the prompt up to the end of each full block; NULL without */
     size_t n_chain;

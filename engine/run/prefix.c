@@ -14,7 +14,7 @@
  * and eviction from the old end orphans nothing.
  *
  * Invariants: idle blocks have one reference and are in the list, cached blocks in use have more and
- * are not; n_idle <= max_idle after every call; with max_idle 0 there are no entries at all. */
+ * are not; n_idle <= max_idle after every call. */
 #include "engine/run/prefix.h"
 
 #include <stdlib.h>
@@ -28,7 +28,6 @@ void prefix_init(struct prefix_cache *c, struct kv_pool *pool, int max_idle)
 {
     size_t n = (size_t)pool->n_blocks, buckets = 16;
     *c = (struct prefix_cache){.pool = pool, .max_idle = max_idle, .oldest = NONE, .newest = NONE};
-    if (max_idle == 0) return;
     while (buckets < n)
         buckets *= 2;
     c->mask = buckets - 1;
@@ -58,6 +57,11 @@ uint64_t prefix_salt(const char *salt)
     for (const char *p = salt ? salt : ""; *p; p++)
         h = mix(h, (unsigned char)*p);
     return h;
+}
+
+uint64_t prefix_family(uint64_t family)
+{
+    return mix(0x13198a2e03707344ull, family);
 }
 
 uint64_t prefix_hash(uint64_t before, const int32_t tokens[KV_BLOCK])
@@ -119,7 +123,6 @@ static void forget(struct prefix_cache *c, int32_t block)
 static int32_t look_up(const struct prefix_cache *c, uint64_t parent, uint64_t hash,
                        const int32_t *tokens)
 {
-    if (c->max_idle == 0) return NONE;
     for (int32_t b = c->buckets[hash & c->mask]; b != NONE; b = c->entries[b].next) {
         const struct prefix_entry *e = &c->entries[b];
         if (e->hash == hash && e->parent == parent && !memcmp(e->tokens, tokens, sizeof e->tokens))
@@ -144,7 +147,7 @@ int32_t prefix_find(struct prefix_cache *c, uint64_t parent, uint64_t hash, cons
 int32_t prefix_put(struct prefix_cache *c, uint64_t parent, uint64_t hash, const int32_t *tokens,
                    int32_t block)
 {
-    BUG_ON(c->max_idle == 0 || c->entries[block].id != 0);
+    BUG_ON(c->entries[block].id != 0);
     int32_t there = look_up(c, parent, hash, tokens);
     if (there != NONE) {
         use(c, there);
@@ -184,9 +187,17 @@ int prefix_take(struct prefix_cache *c, int32_t *blocks, int n)
 void prefix_unref(struct prefix_cache *c, int32_t block)
 {
     kv_pool_unref(c->pool, block);
-    if (c->max_idle == 0 || !idle(c, block)) return;
+    if (!idle(c, block)) return;
     link_newest(c, block);
     if (c->n_idle > c->max_idle) forget(c, c->oldest);
+}
+
+void prefix_discard(struct prefix_cache *c, int32_t block)
+{
+    kv_pool_unref(c->pool, block);
+    if (!idle(c, block)) return;
+    link_newest(c, block);
+    forget(c, block);
 }
 
 void prefix_drop(struct prefix_cache *c)

@@ -29,7 +29,7 @@ struct prefix_cache {
     size_t mask;
     uint64_t last_id;
     int n_cached, n_idle; /* blocks in the cache; of them, used by no sequence */
-    int max_idle;         /* 0: nothing is cached */
+    int max_idle;         /* 0: nothing stays that nobody uses */
     int32_t oldest, newest;
 };
 
@@ -38,7 +38,8 @@ void prefix_release(struct prefix_cache *c);
 
 /* prefix_salt, prefix_hash -- the hash of an empty text under a salt, and of one block more. Only
  * equal salts find each other's blocks; what is found is right in any case, for tokens are compared. */
-uint64_t prefix_salt(const char *salt); /* NULL is the same as "" */
+uint64_t prefix_salt(const char *salt);  /* NULL is the same as "" */
+uint64_t prefix_family(uint64_t family); /* the same for those who share among themselves only */
 uint64_t prefix_hash(uint64_t before, const int32_t tokens[KV_BLOCK]);
 
 /* prefix_available -- blocks that prefix_take() can give. */
@@ -60,8 +61,10 @@ int32_t prefix_put(struct prefix_cache *c, uint64_t parent, uint64_t hash, const
 uint64_t prefix_id(const struct prefix_cache *c, int32_t block);
 
 /* prefix_unref -- drop a reference; a cached block stays. Of a sequence's blocks the last comes first,
- * so that the ends of texts are forgotten before their beginnings. */
+ * so that the ends of texts are forgotten before their beginnings. prefix_discard -- the same, but a cached block
+ * is forgotten with its last user. */
 void prefix_unref(struct prefix_cache *c, int32_t block);
+void prefix_discard(struct prefix_cache *c, int32_t block);
 
 /* prefix_drop -- forget everything; blocks in use stay with their users. */
 void prefix_drop(struct prefix_cache *c);

@@ -12,6 +12,9 @@
  * before them is in that very block, then look again; who is waited for is as urgent as who waits. No links
  * between sequences are kept: when the first is cancelled, the second no longer sees anybody before it.
  *
+ * Where the prefix cache is off, or a request does not want it, its copies share all the same, under a salt of their
+ * own; what nobody of them uses any more is forgotten at once.
+ *
  * What is generated is computed by decode rows. Where these have the bits of prompt rows, generated
  * blocks are kept as well (the text will come back as the beginning of a prompt); with a TTM plan of
  * its own for either role they are not, because then a warm answer would not be a cold one. */
@@ -74,10 +77,18 @@ bool seq_reserve(struct scheduler *s, struct seq *q)
     return true;
 }
 
+static void release_block(struct scheduler *s, const struct seq *q, int32_t block)
+{
+    if (q->job->fleeting)
+        prefix_discard(&s->prefix, block);
+    else
+        prefix_unref(&s->prefix, block);
+}
+
 void seq_release(struct scheduler *s, struct seq *q)
 {
     while (q->n_blocks > 0)
-        prefix_unref(&s->prefix, q->blocks[--q->n_blocks]);
+        release_block(s, q, q->blocks[--q->n_blocks]);
 }
 
 void seq_adopt(struct scheduler *s, struct seq *q)

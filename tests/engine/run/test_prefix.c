@@ -143,6 +143,28 @@ START_TEST(dropping_keeps_what_is_in_use)
 }
 END_TEST
 
+/* Forgotten with the last user: of those who want it so, or where nothing unused may stay. */
+START_TEST(what_nobody_uses_need_not_stay)
+{
+    for (int room = 0; room < 2; room++) {
+        open_cache(4, room ? 4 : 0);
+        void (*drop)(struct prefix_cache *, int32_t) = room ? prefix_discard : prefix_unref;
+        int32_t a = put(0, 1, 1), b = put(prefix_id(&cache, a), 2, 2);
+        ck_assert_int_eq(prefix_find(&cache, 0, 1, tokens(1)), a);
+        drop(&cache, b);
+        drop(&cache, a);
+        ck_assert_int_eq(prefix_find(&cache, 0, 1, tokens(1)), a); /* still in use */
+        drop(&cache, a);
+        drop(&cache, a);
+        ck_assert_int_eq(prefix_find(&cache, 0, 1, tokens(1)), -1);
+        ck_assert_int_eq(cache.n_cached, 0);
+        ck_assert_int_eq(cache.n_idle, 0);
+        ck_assert_int_eq(pool.n_free, 4);
+        close_cache();
+    }
+}
+END_TEST
+
 START_TEST(without_room_nothing_is_cached)
 {
     open_cache(2, 0);
@@ -164,6 +186,7 @@ START_TEST(hashes_cover_salt_and_all_that_comes_before)
     ck_assert(plain == prefix_hash(prefix_salt(""), t));
     ck_assert(plain != prefix_hash(prefix_salt("a"), t));
     ck_assert(prefix_salt("ab") != prefix_salt("ba"));
+    ck_assert(prefix_family(1) != prefix_family(2));
     ck_assert(plain != prefix_hash(plain, t));
     for (int i = 0; i < KV_BLOCK; i++) {
         t[i] = 1;
@@ -267,6 +290,7 @@ static Suite *suite(void)
     tcase_add_test(t, least_recently_used_goes_first);
     tcase_add_test(t, the_limit_counts_unused_blocks);
     tcase_add_test(t, dropping_keeps_what_is_in_use);
+    tcase_add_test(t, what_nobody_uses_need_not_stay);
     tcase_add_test(t, without_room_nothing_is_cached);
     tcase_add_test(t, hashes_cover_salt_and_all_that_comes_before);
     tcase_add_test(t, random_texts_never_get_a_wrong_block);

@@ -370,6 +370,53 @@ START_TEST(copies_share_one_computation)
 }
 END_TEST
 
+/* Without a prefix cache, or without leave to use it: the copies of one family share, nobody else, and nothing
+ * stays. */
+START_TEST(copies_share_without_a_cache)
+{
+    for (int off = 0; off < 2; off++)
+        for (int leaves = 0; leaves < 2; leaves++) {
+            struct job *copies[5], *other;
+            open_with(options(off ? 0 : 100, 0));
+            fake->allowed = 0;
+            struct job_spec s = fake_spec(prompt, 100, 10);
+            s.cache_prompt = off;
+            s.family = 7;
+            for (int i = 0; i < 5; i++) {
+                s.sampling.stream = (uint64_t)i;
+                copies[i] = fake_submit(sched, &s);
+            }
+            s.family = 8;
+            other = fake_submit(sched, &s);
+            fake_reach(fake, 1);
+            if (leaves) job_cancel(copies[0]);
+            fake_allow(fake, -1);
+            for (int i = leaves; i < 5; i++)
+                ck_assert_int_eq(fake_wait_done(copies[i]).finish, FINISH_LENGTH);
+            ck_assert_uint_eq(fake_wait_done(other).cached_tokens, 0);
+            struct engine_stats st = stats();
+            if (!leaves) ck_assert_uint_eq(st.prompt_tokens_computed, 100 + 4 * 4 + 100);
+            ck_assert_uint_le(st.prompt_tokens_computed, 100 + 4 * 4 + 32 + 100);
+            ck_assert_int_eq(st.kv_blocks_used, 0);
+            ck_assert_int_eq(st.prefix_cached_blocks, 0);
+            s.family = 0;
+            for (int i = 0; i < 5; i++) {
+                s.sampling.stream = (uint64_t)i;
+                struct job *alone = fake_submit(sched, &s);
+                ck_assert_uint_eq(fake_wait_done(alone).cached_tokens, 0);
+                if (i >= leaves) check_same(&s, alone, copies[i]);
+                job_unref(alone);
+                job_unref(copies[i]);
+            }
+            s.family = 7; /* of those nothing is left */
+            struct job *late = fake_submit(sched, &s);
+            ck_assert_uint_eq(fake_wait_done(late).cached_tokens, 0);
+            job_unref(late);
+            job_unref(other);
+        }
+}
+END_TEST
+
 START_TEST(shared_blocks_are_counted_once)
 {
     open_with(options(100, 0));
@@ -431,6 +478,7 @@ static Suite *suite(void)
     tcase_add_test(t, salts_and_refusals);
     tcase_add_test(t, answers_are_kept_where_roles_agree);
     tcase_add_test(t, copies_share_one_computation);
+    tcase_add_test(t, copies_share_without_a_cache);
     tcase_add_test(t, shared_blocks_are_counted_once);
     tcase_add_test(t, dropping_forgets_and_disturbs_nobody);
     suite_add_tcase(s, t);
