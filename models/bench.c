@@ -135,7 +135,7 @@ static double sample_cold(struct bench *b)
     const int steps = 2;
     double seconds = 0;
     for (int i = 0; i < steps; i++) {
-        machine_read_bandwidth(b->machine);
+        machine_read_bandwidth(b->machine, b->compute.k);
         uint64_t start = clock_ns();
         decode(b, 1);
         seconds += seconds_since(start);
@@ -160,7 +160,7 @@ static double sample(struct bench *b, const struct bench_point *p)
     case BENCH_INT8:
         return machine_int8_peak(b->machine, b->compute.k->int8);
     case BENCH_READ:
-        return machine_read_bandwidth(b->machine);
+        return machine_read_bandwidth(b->machine, b->compute.k);
     case BENCH_PREFILL:
         return sample_prefill(b, p->size);
     case BENCH_COLD:

@@ -89,9 +89,8 @@ static void get_ratios(const struct bench_result *r, struct ratios *x)
     x->kernel = bench_median(r, own, blas);
 }
 
-static const char *const kind_names[] = {"sgemm_openblas", "sgemm_own", "int8_dot",
-                                         "memory_read",    "prefill",   "decode_cold",
-                                         "decode"};
+static const char *const kind_names[] = {"sgemm_openblas", "sgemm_own",   "int8_dot", "memory_read",
+                                         "prefill",        "decode_cold", "decode"};
 
 static void print_json(const struct bench_result *r, const struct ratios *x, FILE *f)
 {
@@ -114,8 +113,8 @@ static void print_json(const struct bench_result *r, const struct ratios *x, FIL
     }
     fprintf(f, "],\n \"ratios\": {\"decode_1_of_memory_read\": %.4f, \"decode_32_over_1\": %.4f, ",
             x->bandwidth, x->batching);
-    fprintf(f, "\"decode_8_over_1\": %.4f, \"decode_cold_of_memory_read\": %.4f, ",
-            x->batching_8, x->cold);
+    fprintf(f, "\"decode_8_over_1\": %.4f, \"decode_cold_of_memory_read\": %.4f, ", x->batching_8,
+            x->cold);
     fprintf(f, "\"prefill_of_int8_dot\": %.4f, ", x->prefill_int8);
     fprintf(f, "\"prefill_of_sgemm_openblas\": %.4f, \"sgemm_own_over_openblas\": %.4f}}\n",
             x->prefill, x->kernel);
@@ -145,7 +144,8 @@ static void print_text(const struct bench_result *r, const struct ratios *x, FIL
         if (p->kind == BENCH_COLD)
             fprintf(f, "  decode, cold caches   %8.1f tokens/s   %6.1f GB/s\n", rate, read);
         if (p->kind == BENCH_DECODE)
-            fprintf(f, "  decode, batch %-3d     %8.1f tokens/s   %6.1f GB/s\n", p->size, rate, read);
+            fprintf(f, "  decode, batch %-3d     %8.1f tokens/s   %6.1f GB/s\n", p->size, rate,
+                    read);
     }
     fprintf(f, "\nratios\n");
     fprintf(f, "  decode at batch 1 reads     %.2f of the memory bandwidth\n", x->bandwidth);

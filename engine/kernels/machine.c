@@ -16,12 +16,10 @@
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
 
-enum { SGEMMS_PER_THREAD = 2, LANES = 4, SPINS_PER_THREAD = 16, SPIN_TURNS = 200000 };
+enum { SGEMMS_PER_THREAD = 2, SPINS_PER_THREAD = 16, SPIN_TURNS = 200000 };
 #define PIECE_BYTES ((size_t)1 << 20)
 #define MIN_READ_BYTES ((size_t)1 << 30)
 #define SGEMM_FLOATS ((size_t)MACHINE_SGEMM_N * MACHINE_SGEMM_N)
-
-typedef uint64_t lanes __attribute__((vector_size(8 * LANES)));
 
 struct machine {
     struct pool *pool; /* borrowed */
@@ -129,25 +127,22 @@ double machine_int8_peak(struct machine *m, const struct int8_kernels *k)
     return (double)k->turn_ops * SPIN_TURNS * (double)pieces / seconds;
 }
 
+struct reading {
+    struct machine *m;
+    const struct kernels *k;
+};
+
 static void read_pieces(void *arg, size_t begin, size_t end, int worker)
 {
-    struct machine *m = arg;
-    const lanes *p = (const lanes *)(const void *)(m->read + begin * PIECE_BYTES);
-    size_t n = (end - begin) * (PIECE_BYTES / sizeof(lanes));
-    lanes s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
-    for (size_t k = 0; k < n; k += 4) {
-        s0 += p[k];
-        s1 += p[k + 1];
-        s2 += p[k + 2];
-        s3 += p[k + 3];
-    }
-    s0 += s1 + s2 + s3;
-    m->sums[worker] += s0[0] + s0[1] + s0[2] + s0[3];
+    const struct reading *r = arg;
+    const float *p = (const float *)(const void *)(r->m->read + begin * PIECE_BYTES);
+    r->m->sums[worker] += r->k->max(p, (end - begin) * (PIECE_BYTES / sizeof *p)) > 0;
 }
 
-double machine_read_bandwidth(struct machine *m)
+double machine_read_bandwidth(struct machine *m, const struct kernels *k)
 {
+    struct reading r = {m, k};
     uint64_t start = clock_ns();
-    pool_for(m->pool, m->read_bytes / PIECE_BYTES, 1, read_pieces, m);
+    pool_for(m->pool, m->read_bytes / PIECE_BYTES, 1, read_pieces, &r);
     return (double)m->read_bytes * (double)CLOCK_NS_PER_S / (double)(clock_ns() - start);
 }

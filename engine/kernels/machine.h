@@ -6,7 +6,7 @@
 #include "engine/base/cpu.h"
 #include "engine/base/err.h"
 #include "engine/base/pool.h"
-#include "engine/kernels/int8.h"
+#include "engine/kernels/kernels.h"
 
 /* The machine's limits, measured: what OpenBLAS reaches in large products and how fast memory can be
  * read, with the same threads that the model computes with. Rates mean something only beside these. */
@@ -35,8 +35,9 @@ double machine_sgemm_peak(struct machine *m);
  * alone, with the given kernels. One round, some hundredths of a second. */
 double machine_int8_peak(struct machine *m, const struct int8_kernels *k);
 
-/* machine_read_bandwidth -- bytes/s of all threads together, reading the buffer once. */
-double machine_read_bandwidth(struct machine *m);
+/* machine_read_bandwidth -- bytes/s of all threads together, reading the buffer once, with the loads and the
+ * prefetching of the given kernels: its maximum. */
+double machine_read_bandwidth(struct machine *m, const struct kernels *k);
 size_t machine_read_bytes(const struct machine *m); /* size of the buffer */
 
 #endif

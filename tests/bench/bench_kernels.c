@@ -19,7 +19,7 @@
 #include "engine/base/rng.h"
 #include "engine/kernels/matmul.h"
 
-#define READ_WORDS ((size_t)500 << 17)
+#define READ_FLOATS ((size_t)500 << 18)
 #define LAYERS 12
 #define MATRICES (LAYERS * 4 + 1)
 #define REPEATS 5
@@ -32,7 +32,7 @@ struct bench {
     struct packed w[MATRICES];
     size_t weights, bytes;
     float *x, *y, *bias;
-    uint64_t *read; /* READ_WORDS */
+    float *read; /* READ_FLOATS */
 };
 
 typedef void work(void *arg);
@@ -68,45 +68,25 @@ static void *large(size_t bytes)
 
 static void read_piece(void *arg, size_t begin, size_t end, int worker)
 {
-    const uint64_t *p = arg;
-    uint64_t a = 0, b = 0, c = 0, d = 0;
+    const struct bench *b = arg;
     (void)worker;
-    for (size_t i = begin; i < end; i += 32)
-        for (size_t j = 0; j < 8; j++) {
-            a += p[i + j];
-            b += p[i + 8 + j];
-            c += p[i + 16 + j];
-            d += p[i + 24 + j];
-        }
-    if (a + b + c + d == 1) puts("");
-}
-
-struct reading {
-    struct pool *pool;
-    uint64_t *p;
-};
-
-static void read_all(void *arg)
-{
-    struct reading *r = arg;
-    pool_for(r->pool, READ_WORDS, 1 << 17, read_piece, r->p);
+    if (b->c.k->max(b->read + begin, end - begin) > 1) puts("");
 }
 
 /* best(), and the memory's rate at the same time. */
 static double best_beside(work *f, void *arg, struct bench *b, double *memory)
 {
-    struct reading r = {b->c.pool, b->read};
     double least = 1e30, fastest = 1e30;
     for (int i = 0; i < REPEATS; i++) {
         double t0 = seconds(b);
-        read_all(&r);
+        pool_for(b->c.pool, READ_FLOATS, 1 << 18, read_piece, b);
         double t1 = seconds(b);
         f(arg);
         double t2 = seconds(b);
         if (t1 - t0 < fastest) fastest = t1 - t0;
         if (t2 - t1 < least) least = t2 - t1;
     }
-    *memory = (double)READ_WORDS * 8 / fastest;
+    *memory = (double)READ_FLOATS * sizeof *b->read / fastest;
     return least;
 }
 
@@ -270,8 +250,8 @@ int main(int argc, char **argv)
     b.y = large((size_t)4 << 22);
     b.bias = large((size_t)4 << 16);
     rng_normal_fill(b.x, 1 << 22, 1, 1, 3);
-    b.read = large(READ_WORDS * 8);
-    memset(b.read, 1, READ_WORDS * 8);
+    b.read = large(READ_FLOATS * sizeof *b.read);
+    memset(b.read, 1, READ_FLOATS * sizeof *b.read);
     double blas = gemm_rate(&b);
     make_weights(&b, (enum dtype)type);
     printf("%s, %d threads, %s; SGEMM 2048 (%s) %.1f GFLOP/s\n", b.c.k->name, b.threads,

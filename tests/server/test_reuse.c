@@ -84,7 +84,8 @@ START_TEST(same_bytes_cold_warm_and_without)
     double accepted = http_metric(srv.port, "ttmd_speculative_accepted_tokens_total");
     ck_assert(accepted > 0);
     ck_assert(accepted <= http_metric(srv.port, "ttmd_speculative_drafted_tokens_total"));
-    ck_assert(http_metric(bare.port, "ttmd_prefix_cache_bytes") == 0); /* copies share, nothing stays */
+    ck_assert(http_metric(bare.port, "ttmd_prefix_cache_bytes") ==
+              0); /* copies share, nothing stays */
     ck_assert(http_metric(bare.port, "ttmd_speculative_drafted_tokens_total") == 0);
 }
 END_TEST

@@ -11,12 +11,16 @@ START_TEST(measures)
     struct pool *pool = NULL;
     struct machine *m = NULL;
     struct err err = {0};
-    struct cpu cpu = {.memory_bytes = (size_t)256 << 20, .l3_bytes = (size_t)1 << 20};
+    struct cpu here, cpu = {.memory_bytes = (size_t)256 << 20, .l3_bytes = (size_t)1 << 20};
+    cpu_detect(&here);
     if (_i > 0) ck_assert_int_eq(pool_new(&pool, _i, &err), 0);
     ck_assert_msg(machine_open(&m, pool, &cpu, &err) == 0, "%s", err.msg);
     ck_assert_uint_eq(machine_read_bytes(m), (size_t)64 << 20); /* a quarter of 256 MB */
-    double read = machine_read_bandwidth(m);
-    ck_assert_msg(isfinite(read) && read > 1e6, "%g bytes/s", read);
+    const struct kernels *all[] = {kernels_scalar(), kernels_choose(&here, NULL)};
+    for (int i = 0; i < 2; i++) {
+        double read = machine_read_bandwidth(m, all[i]);
+        ck_assert_msg(isfinite(read) && read > 1e6, "%s: %g bytes/s", all[i]->name, read);
+    }
     if (_i == 2) {
         double flops = machine_sgemm_peak(m);
         ck_assert_msg(isfinite(flops) && flops > 1e7, "%g FLOP/s", flops);
